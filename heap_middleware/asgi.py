@@ -1,0 +1,111 @@
+"""The middleware for ASGI: FastAPI, Starlette, Quart, Litestar, any ASGI application.
+
+    app.add_middleware(HeapMetricsMiddleware, attribution=True)
+
+An ASGI request ends when the application's call ends: after its background tasks, and for a websocket after it closed.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import anyio
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from starlette.responses import Response
+
+from heap_middleware.endpoints.routes import AsgiRoutes
+from heap_middleware.endpoints.windows import Level
+from heap_middleware.errors import SettingsError
+from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.monitor import HeapMonitor
+from heap_middleware.settings import HeapSettings
+
+__all__ = ["HeapMetricsMiddleware"]
+
+_SEEN: Final = "heap_middleware.monitor"
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+_scrape_threads: RunVar[anyio.CapacityLimiter] = RunVar("heap_middleware.scrape_threads")
+"""Threads for scrapes, per event loop: not those that the application's own synchronous endpoints run in."""
+_SCRAPE_THREADS: Final = 4
+
+
+class HeapMetricsMiddleware:
+    """Wraps an ASGI application: answers the metrics path, and measures every other request and websocket.
+
+    `monitor` is a `HeapMonitor` of yours; without it, `settings` (the fields of `HeapSettings`) and the environment
+    choose one that all middleware with equal settings share. Raises `SettingsError` for a setting that is not allowed,
+    and for settings beside a monitor, which has its own.
+    """
+
+    def __init__(self, app: Any, *, monitor: HeapMonitor | None = None, **settings: Any) -> None:
+        if monitor is not None and settings:
+            raise SettingsError(f"{', '.join(sorted(settings))} beside monitor=; a monitor has its own settings")
+        self.app = app
+        self.monitor = monitor or HeapMonitor.shared(HeapSettings.from_environment(**settings))
+        self._routes = AsgiRoutes(self.monitor.settings.route_of)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve one request, websocket or lifespan."""
+        monitor = self.monitor
+        kind = scope.get("type")
+        if kind not in ("http", "websocket") or not monitor.settings.enabled:
+            return await self.app(scope, receive, send)
+        if kind == "http" and monitor.answers(_path(scope)):
+            return await self._answer(scope, receive, send)
+        window = None
+        if scope.get(_SEEN) is not monitor:  # nested twice counts once
+            window = monitor.begin(scope, Level.ARRIVAL)
+        if window is None:
+            return await self.app(scope, receive, send)
+        method = scope.get("method", "") if kind == "http" else "WEBSOCKET"
+        arrival = self._ask(self._routes.on_arrival, scope)
+        scope[_SEEN] = monitor
+        try:
+            return await self.app(scope, receive, send)
+        finally:
+            route = self._ask(self._routes.at_end, scope, arrival)
+            scope.pop(_SEEN, None)  # whoever calls may use the scope again
+            monitor.finish(window, scope, Level.ARRIVAL, method, route)
+
+    def _ask(self, resolver: Callable[..., Any], *args: Any) -> Any:
+        """Ask the route resolver; None if it fails, so that its fault never becomes the application's."""
+        try:
+            return resolver(*args)
+        except Exception:
+            self.monitor.fault("request")
+            return None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+        request = PageRequest(
+            method=scope.get("method", "GET"),
+            path=_path(scope),
+            query=scope.get("query_string", b"").decode("latin-1"),
+            accept=headers.get(b"accept", ""),
+            accept_encoding=headers.get(b"accept-encoding", ""),
+        )
+        # A census takes from milliseconds to seconds: not on the event loop.
+        page = await run_sync(self.monitor.respond, request, limiter=_limiter())
+        response = Response(page.body, page.status, dict(page.headers))
+        if request.method == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    try:
+        return _scrape_threads.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_SCRAPE_THREADS)
+        _scrape_threads.set(limiter)
+        return limiter
+
+
+def _path(scope: Scope) -> str:
+    """Find the path below `root_path`: servers put the prefix they were given in front of it."""
+    path: str = scope.get("path", "")
+    root: str = (scope.get("root_path") or "").rstrip("/")
+    return path[len(root) :] if path.startswith(root + "/") else path

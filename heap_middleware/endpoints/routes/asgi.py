@@ -1,0 +1,63 @@
+"""The route template of an ASGI request: Starlette, FastAPI, Litestar, Quart, Django, and one mounted in another."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from heap_middleware.endpoints.routes.asked import RouteOf, asked, text
+from heap_middleware.endpoints.routes.signals import django_template, quart_template, watch
+from heap_middleware.endpoints.routes.starlette import StarletteTemplates
+
+__all__ = ["AsgiRoutes"]
+
+_Scope = MutableMapping[str, Any]
+
+
+class AsgiRoutes:
+    """Asked when a request arrives and after the application returned or raised."""
+
+    def __init__(self, route_of: RouteOf | None = None) -> None:
+        self._route_of = route_of
+        self._starlette = StarletteTemplates()
+
+    def on_arrival(self, scope: _Scope) -> Any:
+        """The path before the application ran: Litestar shortens it in place at its mounts."""
+        watch()
+        return scope.get("path")
+
+    def at_end(self, scope: _Scope, arrival: Any) -> str | None:
+        found = asked(self._route_of, scope)
+        if found is None:
+            try:
+                return self._find(scope, arrival)
+            except Exception:  # a scope of no framework known here
+                return None
+        return found
+
+    def _find(self, scope: _Scope, arrival: Any) -> str | None:
+        if "path_template" in scope:
+            return self._litestar(scope, arrival)
+        inner = quart_template(scope) or _django(scope)
+        return self._starlette.find(scope, arrival, inner) if "router" in scope else inner
+
+    def _litestar(self, scope: _Scope, arrival: Any) -> str | None:
+        handler = scope.get("route_handler")
+        if getattr(handler, "is_mount", False) is True:
+            mount = _litestar_mount(scope, handler, arrival)
+            below = self._starlette.find(scope, scope.get("path"), None) if "router" in scope else quart_template(scope)
+            return mount + (below or "/{path:path}") if mount is not None else None
+        template = text(scope["path_template"])
+        return self._starlette.find(scope, arrival, template) if "router" in scope else template
+
+
+def _litestar_mount(scope: _Scope, handler: Any, arrival: Any) -> str | None:
+    """The mount's configured path: for a mount, `path_template` is that of the root (Litestar 2.25)."""
+    routes = scope["litestar_app"].routes
+    paths = [route.path for route in routes if getattr(route, "route_handler", None) is handler]
+    fitting = [path for path in paths if path.rstrip("/") + "/" in f"{arrival}/"]
+    mount = text(max(fitting or paths, key=len, default=None))
+    return None if mount is None else mount.rstrip("/")
+
+
+def _django(scope: _Scope) -> str | None:
+    path = scope.get("path")
+    return django_template(scope, path.removeprefix(scope.get("root_path", ""))) if type(path) is str else None

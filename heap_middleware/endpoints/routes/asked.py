@@ -1,0 +1,23 @@
+"""The user's own answer, the `route_of` setting."""
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+__all__ = ["RouteOf", "asked", "text"]
+
+RouteOf = Callable[[MutableMapping[str, Any]], str | None]
+
+
+def text(value: Any) -> str | None:
+    """The value if it can be a template. A `str` exactly: a subclass could run its own code in the ledger's dicts."""
+    return value if type(value) is str and value else None
+
+
+def asked(route_of: RouteOf | None, request: MutableMapping[str, Any]) -> str | None:
+    """A fault of the user's callable costs the label, never the response."""
+    if route_of is None:
+        return None
+    try:
+        return text(route_of(request))
+    except Exception:
+        return None

@@ -1,0 +1,112 @@
+"""The pages the middleware answers itself, as data in and data out: both adapters translate to and from these values."""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, gzip_accepted
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["MetricsPage", "PageRequest", "PageResponse"]
+
+_ALLOWED: Final = ("GET", "HEAD")
+_MAX_NAMES: Final = 1000
+"""Names in a `name[]` filter beyond which the filter is refused: there are about twenty to choose from."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What a page needs to know of a request. Headers are as the client sent them, decoded as Latin-1."""
+
+    method: str
+    path: str
+    query: str = ""
+    accept: str = ""
+    accept_encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageResponse:
+    """What is sent back; for HEAD the adapter sends the headers of the body, without the body."""
+
+    status: int
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+
+
+class MetricsPage:
+    """Answers scrapes of `path` with the families of `collector` and, if given, those of the user's registry."""
+
+    def __init__(self, path: str | None, collector: Collector, registry: Any = None) -> None:
+        self._path = path
+        own = CollectorRegistry()
+        own.register(collector)
+        self._registry = _Joined(own, registry)
+
+    def answers(self, path: str) -> bool:
+        """Whether a request for this path is ours; `/metrics/` is `/metrics`, for scrapers that add the slash."""
+        return path == self._path or (path[-1:] == "/" and self._path is not None and path[:-1] == self._path)
+
+    def respond(self, request: PageRequest) -> PageResponse:
+        """The answer to a request that `answers` said is ours."""
+        if request.method not in _ALLOWED:
+            return _text(405, "only GET and HEAD are answered here\n", [("Allow", ", ".join(_ALLOWED))])
+        names = _names(request.query)
+        if names is not None and len(names) > _MAX_NAMES:
+            return _text(400, f"at most {_MAX_NAMES} name[] filters\n")
+        encoder, content_type = _encoder(request.accept)
+        body = encoder(self._registry if names is None else self._registry.restricted_registry(names))
+        headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
+        if gzip_accepted(request.accept_encoding):
+            # Level 1: type names repeat so much that higher levels gain little; a scrape should not cost processor time.
+            body = gzip.compress(body, compresslevel=1)
+            headers.append(("Content-Encoding", "gzip"))
+        return PageResponse(200, headers, body)
+
+
+class _Joined(Collector):
+    """Our registry and the user's as one; of a family in both, such as a collector registered twice, ours is shown."""
+
+    def __init__(self, own: Any, other: Any) -> None:
+        self._own = own
+        self._other = other
+
+    def collect(self) -> Iterator[Metric]:
+        shown = set()
+        for metric in self._own.collect():
+            shown.add(metric.name)
+            yield metric
+        if self._other is not None:
+            yield from (metric for metric in self._other.collect() if metric.name not in shown)
+
+    def restricted_registry(self, names: Iterable[str]) -> "_Joined":
+        other = self._other
+        if hasattr(other, "restricted_registry"):
+            other = other.restricted_registry(names)
+        return _Joined(self._own.restricted_registry(names), other)
+
+
+def _names(query: str) -> list[str] | None:
+    try:
+        return parse_qs(query).get("name[]")
+    except ValueError:  # more fields than the standard library takes
+        return [""] * (_MAX_NAMES + 1)
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """The encoder that `prometheus_client` chooses, and its content type; the plain text format if it cannot."""
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except ValueError:  # a version that is no version
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+    if not (content_type.isascii() and content_type.isprintable()):
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4  # it repeats the client's version parameter
+    return encoder, content_type
+
+
+def _text(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> PageResponse:
+    return PageResponse(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode())

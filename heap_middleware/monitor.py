@@ -1,0 +1,171 @@
+"""The one object behind both adapters: it owns the ledger, the recorder, the census and the metrics page."""
+
+import gc
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping, MutableMapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
+from heap_middleware.endpoints.windows import Level, Window, WindowRecorder
+from heap_middleware.errors import BackendUnavailable
+from heap_middleware.exposition.collector import HeapCollector, OwnFigures
+from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
+from heap_middleware.heap.census import Census, CensusKind, TypeFilter, take_census
+from heap_middleware.heap.shared import SharedCensus
+from heap_middleware.settings import HeapSettings
+
+__all__ = ["HeapMonitor"]
+
+_log = logging.getLogger("heap_middleware")
+
+
+class HeapMonitor:
+    """The census of this process and the totals of its endpoints.
+
+    `HeapMonitor(settings)` makes one of its own; middleware built without `monitor=` shares one for equal settings,
+    because frameworks build their stacks more than once. A forked child starts from zero.
+
+    Raises `BackendUnavailable` if an attribution backend was asked for by name that cannot run here.
+    """
+
+    def __init__(self, settings: HeapSettings | None = None) -> None:
+        self.settings = settings if settings is not None else HeapSettings.from_environment()
+        if self.settings.attribution == "native":
+            raise BackendUnavailable(
+                "attribution is 'native', and this installation has no accelerator; allowed here: False, True or 'windows'"
+            )
+        self._start()
+        _monitors.add(self)
+
+    @classmethod
+    def shared(cls, settings: HeapSettings) -> "HeapMonitor":
+        """The monitor of this process for these settings; made if there is none yet."""
+        with _shared_lock:
+            monitor = _shared.get(settings)
+            if monitor is None:
+                monitor = _shared[settings] = cls(settings)
+            return monitor
+
+    def census(self) -> Census:
+        """Objects and bytes by type, now or at most `census_min_interval` seconds ago."""
+        return self._census.get()
+
+    def endpoints(self) -> Mapping[Endpoint, EndpointTotals]:
+        """What is known of each (method, route) so far; empty without `attribution`."""
+        return self.ledger.snapshot()
+
+    def collector(self) -> HeapCollector:
+        """A collector for a `prometheus_client` registry of yours."""
+        return HeapCollector(self)
+
+    def own_figures(self) -> OwnFigures:
+        """What the middleware itself costs, and which backend runs."""
+        return OwnFigures(
+            version=_version(),
+            backend=self.recorder.name if self.recorder is not None else "none",
+            overhead={
+                "request": self.recorder.spent if self.recorder is not None else 0.0,
+                "census": self._census.seconds,
+                "render": self._render_seconds,
+            },
+            faults=dict(self._faults),
+        )
+
+    def answers(self, path: str) -> bool:
+        """Whether a request for this path is answered by `respond` instead of the application."""
+        return self._page.answers(path)
+
+    def respond(self, request: PageRequest) -> PageResponse:
+        """Answer a scrape. Never raises: a failing census is logged, counted, and answered with 503."""
+        self._disturb()
+        began = time.perf_counter()
+        censuses = self._census.seconds
+        try:
+            return self._page.respond(request)
+        except Exception:
+            self.fault("scrape")
+            return PageResponse(503, [("Content-Type", "text/plain; charset=utf-8")], b"the census failed, see the log\n")
+        finally:
+            spent = time.perf_counter() - began - (self._census.seconds - censuses)
+            self._render_seconds += max(0.0, spent)
+            self._disturb()
+
+    def begin(self, held: MutableMapping[str, Any], level: Level) -> Window | None:
+        """A request arrives. None if requests are not measured, or if we failed."""
+        if self.recorder is None:
+            return None
+        try:
+            return self.recorder.begin(held, level)
+        except Exception:
+            self.fault("request")
+            return None
+
+    def finish(
+        self, window: Window, held: MutableMapping[str, Any], level: Level, method: str, route: str | None
+    ) -> None:
+        """Its response has ended."""
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.finish(window, held, level, method, route)
+        except Exception:
+            self.fault("request")
+
+    def fault(self, part: str) -> None:
+        """Count a fault of our own and log the first of each part, with its traceback. Called while it is handled."""
+        self._faults[part] = self._faults.get(part, 0) + 1
+        if self._faults[part] == 1:
+            _log.exception("heap_middleware failed in its own %s handling; the application is not affected", part)
+
+    def _start(self) -> None:
+        settings = self.settings
+        self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
+        self.recorder = (
+            WindowRecorder(self.ledger, sampling=settings.sampling, budget=settings.overhead_budget)
+            if settings.attribution
+            else None
+        )
+        self._census = SharedCensus(self._take_census, settings.census_min_interval)
+        self._page = MetricsPage(settings.metrics_path, self.collector(), settings.registry)
+        self._render_seconds = 0.0
+        self._faults: dict[str, int] = {"request": 0, "scrape": 0}
+
+    def _take_census(self) -> Census:
+        settings = self.settings
+        if settings.gc_collect:
+            gc.collect()
+        kind = "tracked" if settings.census == "auto" else cast(CensusKind, settings.census)
+        return take_census(kind, TypeFilter(settings.top_types, settings.include_types, settings.exclude_types))
+
+    def _disturb(self) -> None:
+        if self.recorder is not None:
+            self.recorder.disturb()
+
+
+_monitors: "weakref.WeakSet[HeapMonitor]" = weakref.WeakSet()
+_shared: "weakref.WeakValueDictionary[HeapSettings, HeapMonitor]" = weakref.WeakValueDictionary()
+_shared_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A child serves and counts its own requests: it starts from zero, with locks that no lost thread holds."""
+    global _shared_lock
+    _shared_lock = threading.RLock()
+    for monitor in list(_monitors):
+        monitor._start()
+
+
+def _version() -> str:
+    try:
+        return version("heap_middleware")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,217 @@
+"""Every setting: its name, default, what is allowed, and the environment variable that sets it.
+
+A setting is one line in `HeapSettings`; its kind checks a Python value and parses the text of an environment variable.
+The variable of the field `max_routes` is `HEAP_MIDDLEWARE_MAX_ROUTES`; an explicit argument wins over it.
+"""
+
+import logging
+import os
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from heap_middleware.errors import SettingsError
+
+__all__ = ["HeapSettings"]
+
+_PREFIX: Final = "HEAP_MIDDLEWARE_"
+_NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
+_log = logging.getLogger("heap_middleware")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a setting's value is checked, and parsed when it comes as text. `check` and `parse` raise ValueError."""
+
+    allowed: str
+    check: Callable[[Any], Any]
+    parse: Callable[[str], Any]
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _boolean() -> _Kind:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+    def check(value: Any) -> bool:
+        _require(type(value) is bool)
+        return bool(value)
+
+    def parse(text: str) -> bool:
+        _require(text.lower() in words)
+        return words[text.lower()]
+
+    return _Kind("True or False (in the environment 1, true, yes, on, 0, false, no, off)", check, parse)
+
+
+def _integer(least: int) -> _Kind:
+    def check(value: Any) -> int:
+        _require(type(value) is int and value >= least)
+        return int(value)
+
+    return _Kind(f"an integer of {least} or more", check, lambda text: check(int(text)))
+
+
+def _number(least: float, most: float) -> _Kind:
+    def check(value: Any) -> float:
+        _require(type(value) in (int, float) and least <= value <= most)
+        return float(value)
+
+    return _Kind(f"a number from {least:g} to {most:g}", check, lambda text: check(float(text)))
+
+
+def _choice(*words: Any, integers_from: int | None = None) -> _Kind:
+    """One of the words; booleans and, if asked for, integers count as words of their own."""
+    allowed = " or ".join(repr(word) for word in words)
+    if integers_from is not None:
+        allowed += f" or an integer of {integers_from} or more"
+
+    def check(value: Any) -> Any:
+        if integers_from is not None and type(value) is int and value >= integers_from:
+            return value
+        _require(any(type(value) is type(word) and value == word for word in words))
+        return value
+
+    def parse(text: str) -> Any:
+        if text.isascii() and text.isdigit() and integers_from is not None:
+            return check(int(text))
+        if any(type(word) is bool for word in words) and text.lower() in {"0", "1", "true", "false", "yes", "no"}:
+            return text.lower() in {"1", "true", "yes"}
+        return check(text)
+
+    return _Kind(allowed, check, parse)
+
+
+def _path() -> _Kind:
+    def check(value: Any) -> str | None:
+        if value is None:
+            return None
+        _require(type(value) is str and value.startswith("/") and len(value) > 1 and not set(value) & set("?# \t\r\n"))
+        return str(value).rstrip("/")
+
+    return _Kind(
+        "a path such as '/metrics', starting with '/' and longer than it, without '?', '#' or white space, or None",
+        check,
+        lambda text: check(text or None),
+    )
+
+
+def _patterns() -> _Kind:
+    def check(value: Any) -> tuple[str, ...]:
+        # A bare string is iterable too, and would silently become one pattern a letter.
+        _require(not isinstance(value, str) and isinstance(value, Iterable))
+        patterns = tuple(value)
+        for pattern in patterns:
+            _require(type(pattern) is str)
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r}: {error}") from error
+        return patterns
+
+    return _Kind(
+        "a tuple or list of regular expressions (in the environment separated by commas)",
+        check,
+        lambda text: check([part.strip() for part in text.split(",") if part.strip()]),
+    )
+
+
+def _object(what: str, holds: Callable[[Any], bool]) -> _Kind:
+    def check(value: Any) -> Any:
+        _require(value is None or holds(value))
+        return value
+
+    def parse(text: str) -> Any:
+        try:
+            return check(pkgutil.resolve_name(text))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+
+    return _Kind(f"{what} or None (in the environment 'package.module:name')", check, parse)
+
+
+def _setting(default: Any, kind: _Kind) -> Any:
+    return field(default=default, metadata={"kind": kind})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeapSettings:
+    """The settings of one monitor; equal settings share one monitor.
+
+    Raises `SettingsError` for a value that is not allowed, naming the field, the value and what is.
+    """
+
+    enabled: bool = _setting(True, _boolean())
+    """False makes the middleware a pass-through, `/metrics` included."""
+    metrics_path: str | None = _setting("/metrics", _path())
+    """Where the middleware answers a scrape itself; None when you serve `HeapCollector` from a registry of yours."""
+    attribution: bool | str = _setting(False, _choice(False, True, "native", "windows"))
+    """Whether requests are measured: True is the best backend of this installation."""
+    sampling: int | str = _setting("auto", _choice("auto", integers_from=1))
+    """How much is measured: "auto" keeps to `overhead_budget`, N measures one in N."""
+    overhead_budget: float = _setting(0.01, _number(0.0001, 1.0))
+    """Share of one core that automatic sampling may use. 1 % is below what a service's own noise hides."""
+    max_routes: int = _setting(500, _integer(1))
+    """Routes with a series of their own; the rest is summed as `__other__`."""
+    exclude_routes: tuple[str, ...] = _setting((), _patterns())
+    """Regular expressions, searched in the route template: those routes are not recorded."""
+    top_types: int = _setting(200, _integer(1))
+    """Types with a series of their own; the rest is summed as `__other__`."""
+    include_types: tuple[str, ...] = _setting((), _patterns())
+    """Regular expressions, searched in `module.Type`: if there are any, only those types are counted."""
+    exclude_types: tuple[str, ...] = _setting((), _patterns())
+    """Regular expressions, searched in `module.Type`: those types are not counted."""
+    gc_collect: bool = _setting(False, _boolean())
+    """Whether each census runs a full garbage collection first. Off: it stops the service, a census need not."""
+    census_min_interval: float = _setting(1.0, _number(0.0, 86400.0))
+    """Seconds; a scrape sooner than that after a census gets the same census again."""
+    census: str = _setting("auto", _choice("auto", "tracked", "reachable"))
+    """Which objects are counted: those the garbage collector tracks, or those reachable from them as well."""
+    registry: Any = _setting(None, _object("a prometheus_client registry", lambda value: hasattr(value, "collect")))
+    """A registry of yours whose metrics `/metrics` shows as well."""
+    route_of: Callable[..., str | None] | None = _setting(
+        None, _object("a callable that takes the environ or scope and returns a route template or None", callable)
+    )
+    """Asked first for the route template; None from it means that the framework is asked."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            object.__setattr__(self, spec.name, _checked(spec.name, value, spec.metadata["kind"].check, spec))
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, /, **explicit: Any) -> "HeapSettings":
+        """Settings from `explicit` arguments, then from environment variables, then the defaults.
+
+        Raises `SettingsError` for an unknown argument and for a value that is not allowed. A variable that starts
+        with `HEAP_MIDDLEWARE_` and names no setting is logged as a warning: it may belong to another version.
+        """
+        specs = {spec.name: spec for spec in fields(cls)}
+        for name in explicit:
+            if name not in specs:
+                raise SettingsError(f"{name} is no setting of heap_middleware; there are {', '.join(sorted(specs))}")
+        values = dict(explicit)
+        for variable in sorted(environ):
+            name = variable.removeprefix(_PREFIX)
+            if name == variable or name in _NOT_FIELDS:
+                continue
+            spec = specs.get(name.lower())
+            if spec is None:
+                _log.warning("the environment variable %s names no setting of heap_middleware", variable)
+            elif spec.name not in explicit:
+                values[spec.name] = _checked(variable, environ[variable], spec.metadata["kind"].parse, spec)
+        return cls(**values)
+
+
+def _checked(name: str, value: Any, convert: Callable[[Any], Any], spec: Any) -> Any:
+    try:
+        return convert(value)
+    except (ValueError, TypeError) as error:
+        because = f" ({error})" if str(error) else ""
+        allowed = spec.metadata["kind"].allowed
+        raise SettingsError(f"{name} is {value!r}{because}; allowed: {allowed}") from error
