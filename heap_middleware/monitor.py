@@ -6,7 +6,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from heap_middleware.settings import HeapSettings
 __all__ = ["HeapMonitor"]
 
 _log = logging.getLogger("heap_middleware")
+_FAILED = b"the census failed, see the log\n"
 
 
 class HeapMonitor:
@@ -37,7 +39,8 @@ class HeapMonitor:
         self.settings = settings if settings is not None else HeapSettings.from_environment()
         if self.settings.attribution == "native":
             raise BackendUnavailable(
-                "attribution is 'native', and this installation has no accelerator; allowed here: False, True or 'windows'"
+                "attribution is 'native', and this installation has no accelerator; "
+                "allowed here: False, True or 'windows'"
             )
         self._start()
         _monitors.add(self)
@@ -45,6 +48,10 @@ class HeapMonitor:
     @classmethod
     def shared(cls, settings: HeapSettings) -> "HeapMonitor":
         """The monitor of this process for these settings; made if there is none yet."""
+        try:
+            hash(settings)
+        except TypeError:  # a registry or route_of that has no hash: nothing can be shared by it
+            return cls(settings)
         with _shared_lock:
             monitor = _shared.get(settings)
             if monitor is None:
@@ -82,18 +89,19 @@ class HeapMonitor:
 
     def respond(self, request: PageRequest) -> PageResponse:
         """Answer a scrape. Never raises: a failing census is logged, counted, and answered with 503."""
-        self._disturb()
         began = time.perf_counter()
         censuses = self._census.seconds
         try:
-            return self._page.respond(request)
+            with self._disturbing():
+                return self._page.respond(request)
         except Exception:
             self.fault("scrape")
-            return PageResponse(503, [("Content-Type", "text/plain; charset=utf-8")], b"the census failed, see the log\n")
+            return PageResponse(
+                503, [("Content-Type", "text/plain; charset=utf-8")], b"the census failed, see the log\n"
+            )
         finally:
             spent = time.perf_counter() - began - (self._census.seconds - censuses)
             self._render_seconds += max(0.0, spent)
-            self._disturb()
 
     def begin(self, held: MutableMapping[str, Any], level: Level) -> Window | None:
         """A request arrives. None if requests are not measured, or if we failed."""
@@ -142,8 +150,16 @@ class HeapMonitor:
         kind = "tracked" if settings.census == "auto" else cast(CensusKind, settings.census)
         return take_census(kind, TypeFilter(settings.top_types, settings.include_types, settings.exclude_types))
 
-    def _disturb(self) -> None:
-        if self.recorder is not None:
+    @contextmanager
+    def _disturbing(self) -> Iterator[None]:
+        """What happens inside changes the heap, and is no request's doing."""
+        if self.recorder is None:
+            yield
+            return
+        self.recorder.disturb()
+        try:
+            yield
+        finally:
             self.recorder.disturb()
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ __all__ = ["HeapSettings"]
 
 _PREFIX: Final = "HEAP_MIDDLEWARE_"
 _NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
+_MAX_SHOWN: Final = 300
+"""Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
 _log = logging.getLogger("heap_middleware")
 
 
@@ -91,8 +93,10 @@ def _path() -> _Kind:
     def check(value: Any) -> str | None:
         if value is None:
             return None
-        _require(type(value) is str and value.startswith("/") and len(value) > 1 and not set(value) & set("?# \t\r\n"))
-        return str(value).rstrip("/")
+        _require(type(value) is str and value.startswith("/") and not any(c in "?#" or c.isspace() for c in value))
+        path = str(value).rstrip("/")
+        _require(path != "")
+        return path
 
     return _Kind(
         "a path such as '/metrics', starting with '/' and longer than it, without '?', '#' or white space, or None",
@@ -103,8 +107,8 @@ def _path() -> _Kind:
 
 def _patterns() -> _Kind:
     def check(value: Any) -> tuple[str, ...]:
-        # A bare string is iterable too, and would silently become one pattern a letter.
-        _require(not isinstance(value, str) and isinstance(value, Iterable))
+        # A bare string is iterable too, and would silently become one pattern a letter; an iterator may never end.
+        _require(type(value) in (tuple, list))
         patterns = tuple(value)
         for pattern in patterns:
             _require(type(pattern) is str)
@@ -124,15 +128,14 @@ def _patterns() -> _Kind:
 def _object(what: str, holds: Callable[[Any], bool]) -> _Kind:
     def check(value: Any) -> Any:
         _require(value is None or holds(value))
+        hash(value)  # equal settings share one monitor, found by their hash
         return value
 
-    def parse(text: str) -> Any:
-        try:
-            return check(pkgutil.resolve_name(text))
-        except (ImportError, AttributeError) as error:
-            raise ValueError(str(error)) from error
-
-    return _Kind(f"{what} or None (in the environment 'package.module:name')", check, parse)
+    return _Kind(
+        f"{what} (hashable) or None (in the environment 'package.module:name')",
+        check,
+        lambda text: check(pkgutil.resolve_name(text)),
+    )
 
 
 def _setting(default: Any, kind: _Kind) -> Any:
@@ -211,7 +214,16 @@ class HeapSettings:
 def _checked(name: str, value: Any, convert: Callable[[Any], Any], spec: Any) -> Any:
     try:
         return convert(value)
-    except (ValueError, TypeError) as error:
-        because = f" ({error})" if str(error) else ""
+    except Exception as error:  # a value of any class may raise anything, and so may the import of a named object
+        reason = _shown(error, str)
+        because = f" ({reason})" if reason else ""
         allowed = spec.metadata["kind"].allowed
-        raise SettingsError(f"{name} is {value!r}{because}; allowed: {allowed}") from error
+        raise SettingsError(f"{name} is {_shown(value, repr)}{because}; allowed: {allowed}") from error
+
+
+def _shown(value: Any, how: Callable[[Any], str]) -> str:
+    try:
+        text = how(value)
+    except Exception:  # `repr` of an integer of more than 4,300 digits is one
+        return f"a value of the type {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

@@ -18,7 +18,9 @@ __all__ = ["OTHER_ROUTE", "UNMATCHED", "Endpoint", "EndpointTotals", "Ledger"]
 
 UNMATCHED: Final = "__unmatched__"
 OTHER_ROUTE: Final = "__other__"
-_METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "WEBSOCKET"})
+_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "WEBSOCKET"}
+)
 _OTHER_METHOD: Final = "OTHER"
 _MEMO_LIMIT: Final = 4096
 """Remembered answers for (method, template) pairs; templates are few, but a `route_of` may make them up."""

@@ -30,11 +30,11 @@ class OwnFigures:
 class Source(Protocol):
     """Where the figures come from; `HeapMonitor` is one."""
 
-    def census(self) -> Census: ...  # noqa: D102
+    def census(self) -> Census: ...
 
-    def endpoints(self) -> Mapping[Endpoint, EndpointTotals]: ...  # noqa: D102
+    def endpoints(self) -> Mapping[Endpoint, EndpointTotals]: ...
 
-    def own_figures(self) -> OwnFigures: ...  # noqa: D102
+    def own_figures(self) -> OwnFigures: ...
 
 
 class HeapCollector(Collector):

@@ -1,4 +1,4 @@
-"""The pages the middleware answers itself, as data in and data out: both adapters translate to and from these values."""
+"""The pages the middleware answers itself, as data in and data out; both adapters translate to and from it."""
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator
@@ -62,7 +62,7 @@ class MetricsPage:
         body = encoder(self._registry if names is None else self._registry.restricted_registry(names))
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if gzip_accepted(request.accept_encoding):
-            # Level 1: type names repeat so much that higher levels gain little; a scrape should not cost processor time.
+            # Level 1: type names repeat so much that higher levels gain little.
             body = gzip.compress(body, compresslevel=1)
             headers.append(("Content-Encoding", "gzip"))
         return PageResponse(200, headers, body)

@@ -106,7 +106,7 @@ class _Tally:
 
 def take_census(
     kind: CensusKind = "tracked",
-    types: TypeFilter = TypeFilter(),  # noqa: B008 - immutable
+    types: TypeFilter = TypeFilter(),
     *,
     clock: Callable[[], float] = time.perf_counter,
     hand_over: Callable[[], None] = lambda: time.sleep(0),

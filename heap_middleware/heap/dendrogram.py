@@ -6,7 +6,7 @@ The rules of this file:
 - Foreign objects are touched by `type`, `id`, `gc.get_referents` and the sizers of `typeinfo`, classes are keyed by
   their identity.
 - No lock is held: dropping the list may run finalizers, and they may call `generate()` again.
-- An exact tuple is let go before another thread can run, unless it is known to be filled; see `_listed`.
+- An exact tuple is let go before another thread can run, unless it is known to be filled; see `list_tracked`.
 """
 
 import gc
@@ -14,21 +14,19 @@ import sys
 import traceback
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, compress, repeat, tee
-from operator import eq, is_, is_not
+from itertools import chain, pairwise, repeat
 from struct import Struct
 from typing import Any, Final
 
 from heap_middleware.errors import SettingsError
-from heap_middleware.heap.referrers import Cut, Walk, holders_first_walk, index_referrers
+from heap_middleware.heap.referrers import Cut, Walk, holders_first_walk, index_referrers, list_tracked
 from heap_middleware.heap.typeinfo import Sizer, basic_size, is_own_type, sizer_of, type_name
 
 __all__ = ["HeapDendrogram", "HeapNode"]
 
 _RECORD: Final = Struct("=iqQii")  # number of the name, bytes, address, depth, index after the subtree's last node
 _ROOT: Final = "root"
-_Choice = Callable[[Iterator[Any], Iterator[Any]], Iterator[bool]]
-_GLUE: Final = (map, tuple, type(iter(())))
+_LARGEST: Final = 1 << 48  # more than the 256 TiB of a 48-bit address space is nonsense, or a lie
 _FAMILIES: Final = (
     ("heap_size_bytes_total", "Bytes of all objects in the dendrogram."),
     ("heap_size_bytes", "Bytes of the objects in the dendrogram, by type."),
@@ -183,16 +181,16 @@ class HeapDendrogram:
         return self._tree.cut
 
     def total_objects(self) -> int:
-        """The number of objects in the tree."""
+        """Count the objects in the tree."""
         return len(self._tree) - 1
 
     def descendants(self) -> Iterator[HeapNode]:
-        """All nodes below the root, depth first."""
+        """Iterate over all nodes below the root, depth first."""
         tree = self._tree  # a later generate() must not change what is being read
         return (HeapNode(tree, at) for at in range(1, len(tree)))
 
     def as_prometheus_metric(self) -> str:
-        """The tree summed up by type, in Prometheus' text format 0.0.4, sizes in bytes, the largest type first.
+        """Sum the tree up by type, in Prometheus' text format 0.0.4: sizes in bytes, the largest type first.
 
         Only what the tree holds is counted: see `truncated`.
         """
@@ -227,17 +225,17 @@ class _Kind:
 class _Kinds:
     """The classes met during one `generate()`, by identity: a metaclass may have a `__hash__` that raises."""
 
-    __slots__ = ("_filters", "_known", "hides")
+    __slots__ = ("_filters", "hides", "known")
 
     def __init__(self, ignore_types: tuple[str, ...], ignore_modules: tuple[str, ...]) -> None:
         self._filters = ignore_types, ignore_modules
-        self._known: dict[int, _Kind] = {}
+        self.known: dict[int, _Kind] = {}
         self.hides: Callable[[list[Any]], bool] | None = self._refer_to_ignored if ignore_types else None
 
     def of(self, cls: type) -> _Kind:
-        kind = self._known.get(id(cls))
+        kind = self.known.get(id(cls))
         if kind is None:
-            kind = self._known[id(cls)] = _Kind(cls, *self._filters)
+            kind = self.known[id(cls)] = _Kind(cls, *self._filters)
         return kind
 
     def _refer_to_ignored(self, referents: list[Any]) -> bool:
@@ -268,20 +266,23 @@ class _Chosen:
 
 def _grouped(objects: list[Any], kinds: _Kinds) -> dict[tuple[int, str], list[Any]]:
     groups: dict[tuple[int, str], list[Any]] = {}
-    kind_of = kinds.of
+    known = kinds.known
     for found in objects:
-        kind = kind_of(type(found))
+        cls = type(found)
+        kind = known.get(id(cls)) or kinds.of(cls)
         if kind.shown:
             try:
                 size = kind.sizer(found)
             except Exception:  # a __sizeof__ borrowed from another C type does not fit
+                size = kind.basic
+            if size > _LARGEST:
                 size = kind.basic
             groups.setdefault((-size, kind.name), []).append(found)
     return groups
 
 
 def _grown(max_depth: int, max_items: int, kinds: _Kinds) -> _Tree:
-    chosen = _Chosen(_listed(kinds.with_tuples()), kinds)
+    chosen = _Chosen(list_tracked(with_tuples=kinds.with_tuples()), kinds)
     index = index_referrers(chosen.objects, kinds.hides)
     chosen.objects.clear()  # from here on numbers are enough; let the application have its objects back
     walk = holders_first_walk(index, max_depth, max_items)
@@ -299,15 +300,15 @@ def _written(walk: Walk, chosen: _Chosen) -> _Tree:
 
 
 def _subtree_ends(depths: "array[int]") -> "array[int]":
-    """For each entry of a walk, the index in the tree (whose root is 0) of the first node outside its subtree."""
-    ends = array("i", bytes(depths.itemsize * len(depths)))
-    open_entries: list[int] = []
-    for at, depth in enumerate(depths):
-        while len(open_entries) >= depth:
-            ends[open_entries.pop()] = at + 1
-        open_entries.append(at)
-    for at in open_entries:
-        ends[at] = len(depths) + 1
+    """Give for each entry of a walk the index in the tree (whose root is 0) of the first node outside its subtree."""
+    ends = array("i", range(2, len(depths) + 2))  # right for every leaf
+    inner: list[int] = []
+    for at, (depth, following) in enumerate(pairwise(chain(depths, (0,)))):
+        if following > depth:
+            inner.append(at)
+        elif following < depth:
+            while inner and depths[inner[-1]] >= following:
+                ends[inner.pop()] = at + 2
     return ends
 
 
@@ -320,62 +321,6 @@ def _sums(tree: _Tree) -> list[tuple[str, int, int]]:
     counts[0] -= 1  # the root is no object, though a class may have its name
     rows = [row for row in zip(tree.names, sizes, counts, strict=True) if row[2]]
     return sorted(rows, key=lambda row: (-row[1], row[0]))
-
-
-def _listed(with_tuples: bool) -> list[Any]:
-    """What the garbage collector tracks, without the parts of this search.
-
-    `tuple(generator)` lists its unfinished tuple, and when it grows it, it raises SystemError if anybody else holds a
-    reference (CPython issue 101855; seen on 3.11 to 3.13 as soon as a thread switch meets a held `gc.get_objects()`).
-    So the tuples leave the list within one call into C, before the interpreter can switch threads. With `with_tuples`
-    those come back that have no empty slot; a generator that stops exactly where its tuple is full is not told apart.
-    """
-    found = _drained(_sifted(map(gc.get_objects, (None,)), _are_no_tuples))
-    if with_tuples:
-        tuples = map(list, (_sifted(map(gc.get_objects, (None,)), _are_tuples),))
-        found += _drained(_sifted(tuples, _are_full))
-    return found
-
-
-def _sifted(one_list: Iterator[list[Any]], keep: _Choice) -> chain[Any]:
-    """The items of a list that is yet to be made which `keep` selects; as the last step the list is emptied."""
-    items, same, again, last = tee(one_list, 4)
-    selected = compress(_flat(items), keep(_flat(same), _flat(again)))
-    return chain(selected, compress(map(list.clear, last), repeat(False)))
-
-
-def _flat(lists: Iterator[list[Any]]) -> chain[Any]:
-    return chain.from_iterable(lists)
-
-
-def _are_no_tuples(items: Iterator[Any], _: Iterator[Any]) -> Iterator[bool]:
-    return map(is_not, map(type, items), repeat(tuple))
-
-
-def _are_tuples(items: Iterator[Any], _: Iterator[Any]) -> Iterator[bool]:
-    return map(is_, map(type, items), repeat(tuple))
-
-
-def _are_full(tuples: Iterator[Any], again: Iterator[Any]) -> Iterator[bool]:
-    return map(eq, map(len, tuples), map(len, map(gc.get_referents, again)))
-
-
-def _drained(pipeline: chain[Any]) -> list[Any]:
-    own = _parts(pipeline)
-    found = list(pipeline)
-    return [item for item in found if id(item) not in own]
-
-
-def _parts(pipeline: chain[Any]) -> set[int]:
-    """The ids of the iterators a pipeline is made of: they exist while the objects are listed."""
-    parts: set[int] = set()
-    todo: list[Any] = [pipeline]
-    while todo:
-        part = todo.pop()
-        if id(part) not in parts and (type(part).__module__ == "itertools" or type(part) in _GLUE):
-            parts.add(id(part))
-            todo += gc.get_referents(part)
-    return parts
 
 
 def _bare_name(cls: type) -> str:

@@ -1,6 +1,7 @@
 """Who refers to whom among a list of objects, and a walk from objects to their holders.
 
-Data in, data out: the objects come as an argument, everything that leaves is positions in that list, never an object.
+Data in, data out: the objects come as an argument (`list_tracked` makes that list), and everything that leaves is
+positions in it, never an object.
 
 The rules of this file:
 - `gc.get_referrers` scans the whole heap for each question, so asking it for every object is quadratic. Here every
@@ -12,14 +13,18 @@ The rules of this file:
 
 import gc
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, compress, repeat, tee
+from operator import eq, is_, is_not
 from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["Cut", "Referrers", "Walk", "holders_first_walk", "index_referrers"]
+__all__ = ["Cut", "Referrers", "Walk", "holders_first_walk", "index_referrers", "list_tracked"]
 
 Cut = Literal["depth", "items"]
 """The limit that ended a walk early; `"items"` where both did, because only that one leaves objects out."""
 
+_Choice = Callable[[Iterator[Any], Iterator[Any]], Iterator[bool]]
+_GLUE: Final = (map, tuple, type(iter(())))
 _NONE: Final = -1
 
 
@@ -33,7 +38,7 @@ class Referrers:
     __slots__ = ("_after", "_first", "_source", "hidden")
 
     def __init__(self, count: int) -> None:
-        """An index of `count` objects among which no reference is known yet."""
+        """Start an index of `count` objects among which no reference is known yet."""
         self.hidden: bytearray = bytearray(count)
         """1 where the object itself is to be passed over."""
         self._first = array("i", [_NONE]) * count
@@ -41,11 +46,11 @@ class Referrers:
         self._source = array("i")
 
     def __len__(self) -> int:
-        """How many objects were indexed."""
+        """Count the objects that were indexed."""
         return len(self._first)
 
     def references(self) -> int:
-        """How many pairs (referrer, referent) are stored; several references of one object to another count once."""
+        """Count the pairs (referrer, referent); several references of one object to another count once."""
         return len(self._source)
 
     def is_held(self, target: int) -> bool:
@@ -53,22 +58,29 @@ class Referrers:
         return self._first[target] != _NONE
 
     def of(self, target: int) -> Iterator[int]:
-        """The positions of the objects that refer to the one at `target`, ascending."""
+        """Give the positions of the objects that refer to the one at `target`, ascending."""
         edge = self._first[target]
         while edge != _NONE:
             yield self._source[edge]
             edge = self._after[edge]
 
-    def _turn_around(self, source: int, targets: Iterable[int | None]) -> None:
+    def fill(self, objects: Sequence[Any], hides: Callable[[list[Any]], bool] | None) -> None:
+        """Ask each object once what it refers to; see `index_referrers`."""
         first, after, sources = self._first, self._after, self._source
-        for target in targets:
-            if target is not None:
-                newest = first[target]
-                if newest != _NONE and sources[newest] == source:
-                    continue  # a list may hold the same object a million times
-                first[target] = len(sources)
-                sources.append(source)
-                after.append(newest)
+        position_of = dict(zip(map(id, objects), range(len(objects)), strict=True)).get
+        for source in range(len(objects) - 1, -1, -1):  # backwards, because each chain gives the newest first
+            referents = gc.get_referents(objects[source])
+            if hides is not None and hides(referents):
+                self.hidden[source] = 1
+                continue
+            for target in map(position_of, map(id, referents)):
+                if target is not None:
+                    newest = first[target]
+                    if newest != _NONE and sources[newest] == source:
+                        continue  # a list may hold the same object a million times
+                    first[target] = len(sources)
+                    sources.append(source)
+                    after.append(newest)
 
 
 def index_referrers(objects: Sequence[Any], hides: Callable[[list[Any]], bool] | None = None) -> Referrers:
@@ -77,13 +89,7 @@ def index_referrers(objects: Sequence[Any], hides: Callable[[list[Any]], bool] |
     `hides` is shown what an object refers to, inside the list or not, and says whether that object is to be hidden.
     """
     index = Referrers(len(objects))
-    position_of = dict(zip(map(id, objects), range(len(objects)), strict=True)).get
-    for source in range(len(objects) - 1, -1, -1):  # backwards, because each chain gives the newest first
-        referents = gc.get_referents(objects[source])
-        if hides is not None and hides(referents):
-            index.hidden[source] = 1
-        else:
-            index._turn_around(source, map(position_of, map(id, referents)))
+    index.fill(objects, hides)
     return index
 
 
@@ -126,3 +132,59 @@ def holders_first_walk(index: Referrers, max_depth: int, max_items: int) -> Walk
             if index.is_held(at):
                 path.append(index.of(at))
     return walk._replace(cut=cut)
+
+
+def list_tracked(*, with_tuples: bool) -> list[Any]:
+    """List what the garbage collector tracks, without the parts of this search.
+
+    `tuple(generator)` lists its unfinished tuple, and when it grows it, it raises SystemError if anybody else holds a
+    reference (CPython issue 101855; seen on 3.11 to 3.13 as soon as a thread switch meets a held `gc.get_objects()`).
+    So the tuples leave the list within one call into C, before the interpreter can switch threads. With `with_tuples`
+    those come back that have no empty slot; a generator that stops exactly where its tuple is full is not told apart.
+    """
+    found = _drained(_sifted(map(gc.get_objects, (None,)), _are_no_tuples))
+    if with_tuples:
+        tuples = map(list, (_sifted(map(gc.get_objects, (None,)), _are_tuples),))
+        found += _drained(_sifted(tuples, _are_full))
+    return found
+
+
+def _sifted(one_list: Iterator[list[Any]], keep: _Choice) -> chain[Any]:
+    """Pick from a list that is yet to be made the items `keep` selects; as the last step, empty that list."""
+    items, same, again, last = tee(one_list, 4)
+    selected = compress(_flat(items), keep(_flat(same), _flat(again)))
+    return chain(selected, compress(map(list.clear, last), repeat(None)))
+
+
+def _flat(lists: Iterator[list[Any]]) -> chain[Any]:
+    return chain.from_iterable(lists)
+
+
+def _are_no_tuples(items: Iterator[Any], _: Iterator[Any]) -> Iterator[bool]:
+    return map(is_not, map(type, items), repeat(tuple))
+
+
+def _are_tuples(items: Iterator[Any], _: Iterator[Any]) -> Iterator[bool]:
+    return map(is_, map(type, items), repeat(tuple))
+
+
+def _are_full(tuples: Iterator[Any], again: Iterator[Any]) -> Iterator[bool]:
+    return map(eq, map(len, tuples), map(len, map(gc.get_referents, again)))
+
+
+def _drained(pipeline: chain[Any]) -> list[Any]:
+    own = _parts(pipeline)
+    found = list(pipeline)
+    return [item for item in found if id(item) not in own]
+
+
+def _parts(pipeline: chain[Any]) -> set[int]:
+    """Collect the ids of the iterators a pipeline is made of: they exist while the objects are listed."""
+    parts: set[int] = set()
+    todo: list[Any] = [pipeline]
+    while todo:
+        part = todo.pop()
+        if id(part) not in parts and (type(part).__module__ == "itertools" or type(part) in _GLUE):
+            parts.add(id(part))
+            todo += gc.get_referents(part)
+    return parts

@@ -8,7 +8,7 @@ itself, classes are keyed by their identity, and a `__sizeof__` is called only w
 
 import sys
 from collections.abc import Callable
-from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
+from types import MethodDescriptorType
 from typing import Any, Final
 
 __all__ = ["MAX_NAME", "Sizer", "basic_size", "clean", "is_own_type", "sizer_of", "type_name"]
@@ -26,7 +26,6 @@ _mro_of = type.__dict__["__mro__"].__get__
 _dict_of = type.__dict__["__dict__"].__get__
 _basicsize_of = type.__dict__["__basicsize__"].__get__
 
-_SIZEOF_IN_C: Final = (MethodDescriptorType, WrapperDescriptorType, BuiltinFunctionType)
 _OWN: Final = __name__.partition(".")[0]
 
 
@@ -67,7 +66,8 @@ def sizer_of(cls: type) -> Sizer:
     for base in _mro_of(cls):
         sizeof = _dict_of(base).get("__sizeof__")
         if sizeof is not None:
-            if type(sizeof) in _SIZEOF_IN_C:
+            # By its name as well: `__sizeof__ = list.clear` is written in C too.
+            if type(sizeof) is MethodDescriptorType and sizeof.__name__ == "__sizeof__":
                 return sys.getsizeof
             break
     size = basic_size(cls)

@@ -286,14 +286,16 @@ def test_the_checkers_have_no_complaint(wrap, monitor, checker, kind):
     assert counted(monitor) == ONCE
 
 
+# Werkzeug's checker takes the Content-Length of an answer to HEAD for a mistake, whoever sends it.
+@pytest.mark.filterwarnings("ignore:Content-Length and the number of bytes")
 @pytest.mark.parametrize("checker", [validator, LintMiddleware, lambda app: app])
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 def test_the_metrics_path(wrap, monitor, checker, path):
     """GET and HEAD answer a scrape with the same headers, HEAD without a body; POST is told what is allowed."""
-    monitor.census = lambda census=monitor.census(): census  # the length must not change between the two
-    monitor.own_figures = lambda figures=monitor.own_figures(): figures
+    census, figures = monitor.census(), monitor.own_figures()
+    monitor.census, monitor.own_figures = lambda: census, lambda: figures  # the length must not change meanwhile
     client = Client(checker(wrap(hello)))
-    got, head, post = client.get(path), client.head(path), client.post(path)
+    got, head, post = (client.open(path, method=method, buffered=True) for method in ("GET", "HEAD", "POST"))
     assert got.status_code == head.status_code == 200
     assert b"object_count" in got.data
     assert head.data == b""

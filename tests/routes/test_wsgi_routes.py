@@ -148,7 +148,9 @@ def django_app():
     ]
     sys.modules[urls.__name__] = urls
     if not settings.configured:
-        settings.configure(ALLOWED_HOSTS=["*"], MIDDLEWARE=["django.middleware.common.CommonMiddleware"], SECRET_KEY="x")
+        settings.configure(
+            ALLOWED_HOSTS=["*"], MIDDLEWARE=["django.middleware.common.CommonMiddleware"], SECRET_KEY="x"
+        )
         django.setup()
     settings.ROOT_URLCONF = urls.__name__
     return WSGIHandler()
@@ -170,7 +172,7 @@ DJANGO = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("url", "template"), DJANGO)
 def test_django(django_app, url, template):
-    """A Django request is named by its route with a leading slash, includes included, regular expressions as written."""
+    """A Django request is named by its route with a leading slash, with includes, regular expressions as written."""
     assert Asking(django_app).ask(url) == template
 
 
@@ -228,7 +230,7 @@ def test_route_of_is_asked_first():
     assert Asking(bare, lambda environ: "/mine").ask("/some/path") == "/mine"
 
 
-@pytest.mark.parametrize("route_of", [lambda environ: 1 / 0, lambda environ: 7, lambda environ: "", lambda environ: b"/x"])
+@pytest.mark.parametrize("route_of", [lambda _: 1 / 0, lambda _: 7, lambda _: "", lambda _: b"/x"])
 def test_a_faulty_route_of_is_no_answer(route_of):
     """A callable that raises or returns no text is treated as if it had declined."""
     assert Asking(flask_app(), route_of).ask("/users/7") == "/users/<int:id>"

@@ -1,4 +1,4 @@
-"""Ten routes for the accuracy tests, as a Starlette application: three leak 1, 3 and 20 blocks a request, seven do not."""
+"""Ten routes for the accuracy tests, in Starlette; three leak 1, 3 and 20 blocks a request, seven do not."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Ten routes for the accuracy tests, as a Flask application: three leak 1, 3 and 20 blocks a request, seven are clean."""
+"""Ten routes for the accuracy tests, in Flask; three leak 1, 3 and 20 blocks a request, seven are clean."""
 
 from collections.abc import Iterator
 

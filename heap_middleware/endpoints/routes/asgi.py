@@ -20,11 +20,12 @@ class AsgiRoutes:
         self._starlette = StarletteTemplates()
 
     def on_arrival(self, scope: _Scope) -> Any:
-        """The path before the application ran: Litestar shortens it in place at its mounts."""
+        """Remember the path before the application runs: Litestar shortens it in place at its mounts."""
         watch()
         return scope.get("path")
 
     def at_end(self, scope: _Scope, arrival: Any) -> str | None:
+        """Ask after the application returned or raised; `arrival` is what `on_arrival` gave."""
         found = asked(self._route_of, scope)
         if found is None:
             try:
@@ -50,7 +51,7 @@ class AsgiRoutes:
 
 
 def _litestar_mount(scope: _Scope, handler: Any, arrival: Any) -> str | None:
-    """The mount's configured path: for a mount, `path_template` is that of the root (Litestar 2.25)."""
+    """Find the mount's configured path: for a mount, `path_template` is that of the root (Litestar 2.25)."""
     routes = scope["litestar_app"].routes
     paths = [route.path for route in routes if getattr(route, "route_handler", None) is handler]
     fitting = [path for path in paths if path.rstrip("/") + "/" in f"{arrival}/"]

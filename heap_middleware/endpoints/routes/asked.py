@@ -9,12 +9,12 @@ RouteOf = Callable[[MutableMapping[str, Any]], str | None]
 
 
 def text(value: Any) -> str | None:
-    """The value if it can be a template. A `str` exactly: a subclass could run its own code in the ledger's dicts."""
+    """Return the value if it can be a template. A `str` exactly: a subclass runs its own code in the ledger."""
     return value if type(value) is str and value else None
 
 
 def asked(route_of: RouteOf | None, request: MutableMapping[str, Any]) -> str | None:
-    """A fault of the user's callable costs the label, never the response."""
+    """Ask the user's callable; a fault of it costs the label, never the response."""
     if route_of is None:
         return None
     try:

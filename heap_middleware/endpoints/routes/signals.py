@@ -16,18 +16,19 @@ _DJANGO: Final = "heap_middleware.django"
 
 
 def watch() -> None:
-    """Called for every request, so that a framework imported late is found; two look-ups while none is there."""
+    """Look for frameworks at every request, as they may be imported late: two look-ups while none is there."""
     for name in tuple(_pending) if _pending else ():
         module = sys.modules.get(name)
         if module is not None:
             try:
                 _pending[name](module)
-            except Exception:  # half-imported by another thread: the next request tries again
+            except Exception:  # noqa: S112 - half-imported by another thread: the next request tries again
                 continue
             _pending.pop(name, None)
 
 
 def quart_template(scope: MutableMapping[str, Any]) -> str | None:
+    """Return the rule that the signal noted."""
     return text(scope.get(_QUART))
 
 
@@ -50,11 +51,11 @@ def slashed(route: Any) -> str | None:
 
 
 # Quart runs receivers that are no coroutines in a thread; these must stay `async`.
-async def _quart_request(sender: Any, **_: Any) -> None:
+async def _quart_request(_sender: Any, **_: Any) -> None:
     _note_quart("request")
 
 
-async def _quart_websocket(sender: Any, **_: Any) -> None:
+async def _quart_websocket(_sender: Any, **_: Any) -> None:
     _note_quart("websocket")
 
 
@@ -66,7 +67,7 @@ def _note_quart(name: str) -> None:
         return
 
 
-def _django_request(sender: Any, **sent: Any) -> None:
+def _django_request(**sent: Any) -> None:
     request = sent.get("environ") or sent.get("scope")
     if isinstance(request, MutableMapping):
         request[_DJANGO] = True

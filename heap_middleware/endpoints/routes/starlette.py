@@ -1,6 +1,6 @@
 """The route template of a request that Starlette's or FastAPI's router served.
 
-What the routers leave in the scope, checked with Starlette 0.27 to 1.10 and FastAPI 0.100 to 0.165:
+What the routers leave in the scope, checked with Starlette 0.50 and 1.10, FastAPI 0.128 and 0.165:
 
 - `endpoint` belongs to the innermost route or mount; without it nothing matched.
 - `route` is the innermost route in Starlette 1.x, an API route in FastAPI; it may be missing (documentation pages,
@@ -29,9 +29,9 @@ class _Walked(NamedTuple):
     """Where the walk ended: the mounts' joined paths, and the leaf below them if there was one."""
 
     prefix: str
-    leaf: Any
-    opaque: bool  # the last mount's routes are not known: static files, a foreign application
-    cacheable: bool
+    leaf: Any = None
+    opaque: bool = False  # the last mount's routes are not known: static files, a foreign application
+    cacheable: bool = False
 
 
 class StarletteTemplates:
@@ -91,7 +91,7 @@ def _joined(walked: _Walked, leaf: Any) -> str | None:
 
 
 def _leaf(scope: _Scope) -> Any:
-    """The object whose `.path` is the matched route's, from the scope alone; None if it is not to be trusted."""
+    """Find the object whose `.path` is the matched route's, from the scope alone; None if it is not to be trusted."""
     endpoint = scope.get("endpoint")
     if endpoint is None:
         return None
@@ -109,7 +109,7 @@ def _leaf(scope: _Scope) -> Any:
 
 
 def _serves(route: Any, endpoint: Any) -> bool:
-    """A mount has no endpoint of its own; another framework's route has no `path_regex`."""
+    """Tell a leaf: a mount has no endpoint of its own, another framework's route has no `path_regex`."""
     return getattr(route, "endpoint", _NOTHING) is endpoint and getattr(route, "path_regex", None) is not None
 
 
@@ -128,7 +128,7 @@ def _frontend(scope: _Scope) -> str | None:
 
 def _walk(scope: _Scope, path: Any) -> _Walked:
     """Follow the mounts again. Starlette before 0.33 shortened `path` at each, others may have rewritten it earlier."""
-    walked = _Walked("", None, False, False)
+    walked = _Walked("")
     for tried in dict.fromkeys((path, scope.get("path"))):
         probe = dict(scope, path=tried, root_path=scope.get("app_root_path", scope.get("root_path", "")), fastapi={})
         walked = _descend(scope["router"].routes, probe, scope.get("endpoint"))
@@ -143,17 +143,17 @@ def _descend(routes: Any, probe: dict[str, Any], endpoint: Any) -> _Walked:
         level = tuple(_flat(routes))
         route, child = _choose(level, probe, endpoint)
         if route is None:
-            return _Walked(prefix, None, False, False)
+            return _Walked(prefix)
         if hasattr(route, "endpoint"):
-            return _Walked(prefix, route, False, cacheable and _alone(level, endpoint))
+            return _Walked(prefix, route, cacheable=cacheable and _alone(level, endpoint))
         # Which Host matched is not in the key of the cache, nor is a mount without a path; a Host has no path.
         cacheable = cacheable and bool(getattr(route, "path", ""))
         prefix += getattr(route, "path", "")
         probe.update(child)
         routes = _routes_below(route)
         if not routes:
-            return _Walked(prefix, None, True, cacheable)
-    return _Walked(prefix, None, False, False)
+            return _Walked(prefix, opaque=True, cacheable=cacheable)
+    return _Walked(prefix)
 
 
 def _flat(routes: Iterable[Any]) -> Iterator[Any]:
@@ -167,7 +167,7 @@ def _flat(routes: Iterable[Any]) -> Iterator[Any]:
 
 
 def _choose(level: tuple[Any, ...], probe: dict[str, Any], endpoint: Any) -> tuple[Any, dict[str, Any]]:
-    """The route the router took: the first full match, else the first partial one (405), as in Starlette.
+    """Choose the route the router took: the first full match, else the first partial one (405), as in Starlette.
 
     Only mounts and routes with the endpoint that ran are matched again: any other leaf was not taken.
     """
@@ -190,11 +190,15 @@ def _alone(level: tuple[Any, ...], endpoint: Any) -> bool:
 
 
 def _routes_below(mount: Any) -> Any:
-    """The routes of a mounted application, also behind middlewares around it."""
-    routes = mount.routes
-    app = getattr(mount, "app", None)
+    """Find the routes of a mounted application, also behind middlewares; empty when they are not Starlette's."""
+    routes, app = mount.routes, getattr(mount, "app", None)
     for _ in range(_DEPTH):
-        if routes or app is None:
-            break
+        if _are_routes(routes):
+            return routes
         routes, app = getattr(app, "routes", None), getattr(app, "app", None)
-    return routes
+    return ()
+
+
+def _are_routes(routes: Any) -> bool:
+    """Litestar's applications and our own middleware may have an attribute of this name, too."""
+    return isinstance(routes, list | tuple) and bool(routes) and hasattr(routes[0], "matches")

@@ -50,7 +50,7 @@ class WsgiRoutes:
         return found
 
     def _mounted(self, environ: _Environ, arrival: Any) -> str:
-        """What a dispatcher added to SCRIPT_NAME, if it is one of its configured mounts.
+        """Tell what a dispatcher added to SCRIPT_NAME, if it is one of its configured mounts.
 
         The difference alone proves nothing: ProxyFix takes a prefix from a header, others take a tenant from the path.
         """
@@ -70,9 +70,10 @@ def _is_mount(app: Any, prefix: str, hops: int = _HOPS) -> bool:
         hops -= 1
         mounts = getattr(app, "mounts", None)
         for mount, inner in tuple(mounts.items()) if isinstance(mounts, dict) else ():
-            if mount and (prefix == mount or prefix.startswith(mount + "/")):
-                if prefix == mount or _is_mount(inner, prefix[len(mount) :], hops):
-                    return True
+            if mount and prefix == mount:
+                return True
+            if mount and prefix.startswith(mount + "/") and _is_mount(inner, prefix[len(mount) :], hops):
+                return True
         app = next((getattr(app, name) for name in _INNER if hasattr(app, name)), None)
     return False
 

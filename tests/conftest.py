@@ -1,0 +1,136 @@
+"""Real servers for the tests: started on a free loopback port, torn down with the test."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+
+
+@dataclass
+class Server:
+    """A server that answers at `url` until `stop()`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        """What it has written to its standard output and error so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Ask it to end, and see to it that it does. May be called twice."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(_STOP_SECONDS)
+
+
+Launch = Callable[..., Server]
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A callable that returns a loopback port nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """`launch(command, url=, ready=, cwd=, env=)` starts a process and waits until `url + ready` answers anything.
+
+    Its log is shown with a failing test. Environment variables come on top of those of the tests, which servers need
+    for coverage.
+    """
+    started: list[Server] = []
+
+    def run(
+        command: Sequence[str],
+        *,
+        url: str,
+        ready: str = "/metrics",
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Server:
+        directory = tmp_path_factory.mktemp("server")
+        log_path = directory / "log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd or directory,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        server = Server(url, process, log_path)
+        started.append(server)
+        _wait_until_ready(server, ready)
+        return server
+
+    yield run
+    for server in reversed(started):
+        server.stop()
+        print(f"--- log of {server.url}\n{server.log}")
+
+
+@pytest.fixture
+def serve(launch: Launch, free_port: Callable[[], int]) -> Launch:
+    """`serve("gunicorn" | "uvicorn", app="module:app", cwd=..., args=[...], env={...}, port=..., ready=...)`.
+
+    Starts the server with one worker on a free loopback port and returns a `Server` once it answers. `cwd` is where
+    the module is imported from; `ready` is the path asked until any answer comes.
+    """
+
+    def run(
+        kind: str,
+        *,
+        app: str,
+        cwd: Path | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+        ready: str = "/metrics",
+    ) -> Server:
+        port = port or free_port()
+        address = {
+            "gunicorn": ["--bind", f"127.0.0.1:{port}", "--workers", "1"],
+            "uvicorn": ["--host", "127.0.0.1", "--port", str(port), "--no-access-log"],
+        }[kind]
+        command = [sys.executable, "-m", kind, *address, *args, app]
+        return launch(command, url=f"http://127.0.0.1:{port}", ready=ready, cwd=cwd, env=env)
+
+    return run
+
+
+def _wait_until_ready(server: Server, ready: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            httpx.get(server.url + ready, timeout=5)
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"no answer from {server.url}, exit code {server.process.poll()}; its log:\n{server.log}")

@@ -1,0 +1,43 @@
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
+from heap_middleware.exposition.collector import HeapCollector, OwnFigures
+from heap_middleware.heap.census import Census, TypeRow
+
+
+class Source:
+    taken = 0
+
+    def census(self):
+        self.taken += 1
+        return Census((TypeRow("m.A", 2, 64),), 2, 64, "tracked", 4, 0, 0.5, 0.25)
+
+    def endpoints(self):
+        return {}
+
+    def own_figures(self):
+        return OwnFigures("1", "none", {"census": 0.5}, {"scrape": 1})
+
+
+def test_registering_takes_no_census():
+    """Registering the collector costs nothing; a collection takes one census."""
+    source, registry = Source(), CollectorRegistry(auto_describe=True)
+    registry.register(HeapCollector(source))
+    assert source.taken == 0
+    assert prometheus_client.generate_latest(registry)
+    assert source.taken == 1
+
+
+def test_what_is_described_is_collected():
+    """Every family that is announced is collected, under the same name and type."""
+    collector = HeapCollector(Source())
+    assert [(m.name, m.type) for m in collector.describe()] == [(m.name, m.type) for m in collector.collect()]
+
+
+def test_the_figures_arrive():
+    """The totals are those of the census."""
+    registry = CollectorRegistry()
+    registry.register(HeapCollector(Source()))
+    assert registry.get_sample_value("heap_size_bytes_total") == 64
+    assert registry.get_sample_value("object_count", {"module": "m.A"}) == 2
+    assert registry.get_sample_value("heap_middleware_faults_total", {"part": "scrape"}) == 1

@@ -1,0 +1,168 @@
+import gc
+import sys
+import threading
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heap_middleware.heap import census as module
+from heap_middleware.heap.census import OTHER, Census, TypeFilter, take_census
+
+
+def of(objects, kind="tracked", types=TypeFilter(top=10**6), **more):
+    return take_census(kind, types, get_objects=lambda: list(objects), **more)
+
+
+def rows(census):
+    return {row.module.rpartition(".")[2]: row for row in census.rows}
+
+
+class Plain:
+    pass
+
+
+def test_counts_and_sizes_of_instances():
+    """Each type has its objects and the sum of its instances' sizes."""
+    objects = [Plain() for _ in range(5)] + [[0] * n for n in range(7)]
+    found = rows(of(objects))
+    assert found["Plain"].objects == 5
+    assert found["Plain"].bytes == sum(map(sys.getsizeof, objects[:5]))
+    assert found["list"].bytes == sum(map(sys.getsizeof, objects[5:]))
+
+
+def test_the_real_heap_is_counted():
+    """My objects are found on the heap without a list of them."""
+    keep = [Plain() for _ in range(1234)]
+    assert rows(take_census(types=TypeFilter(top=10**6)))["Plain"].objects == len(keep)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 99), st.integers(0, 9999))), st.integers(1, 8))
+def test_other_conserves_the_sums(counted, top):
+    """Types beyond top_types are summed as __other__, so totals stay true."""
+    kept = TypeFilter(top=top).rows(counted)
+    assert sum(row.objects for row in kept) == sum(c[1] for c in counted)
+    assert sum(row.bytes for row in kept) == sum(c[2] for c in counted)
+    assert len(kept) <= top + 1
+    assert OTHER not in [row.module for row in kept[:-1]]
+
+
+def test_filters():
+    """Only the types I include are counted, without those I exclude."""
+    kept = TypeFilter(include=("^a",), exclude=("z$",)).rows([("ab", 1, 1), ("az", 1, 1), ("b", 1, 1)])
+    assert [row.module for row in kept] == ["ab"]
+
+
+def test_hostile_classes_are_counted_and_never_called():
+    """No special method of my classes is called by a census, however hostile they are."""
+    called = []
+
+    def hook(name):
+        def method(*args, **kwargs):
+            called.append(name)
+            raise RuntimeError(name)
+
+        return method
+
+    names = (
+        "__hash__",
+        "__eq__",
+        "__getattribute__",
+        "__repr__",
+        "__bool__",
+        "__len__",
+        "__iter__",
+        "__instancecheck__",
+    )
+    meta = type("Meta", (type,), {name: hook(name) for name in names} | {"__name__": property(hook("__name__"))})
+    space = {name: hook(name) for name in (*names, "__sizeof__")} | {"__class__": property(hook("__class__"))}
+    cls = type.__new__(meta, "Hostile", (), space)
+    objects = [object.__new__(cls) for _ in range(3)]
+    called.clear()
+    for kind in ("tracked", "reachable"):
+        assert rows(of(objects, kind))["Hostile"].objects == 3
+    assert called == []
+
+
+def test_a_sizeof_in_c_that_fails_or_lies(monkeypatch):
+    """An object whose size cannot be known is counted with its basic size."""
+    cls = type("Wrong", (), {"__sizeof__": dict.__sizeof__})
+    assert rows(of([cls()]))["Wrong"].bytes == cls.__basicsize__
+    monkeypatch.setattr(module, "sizer_of", lambda cls: lambda item: 1 << 60)
+    assert rows(of([Plain()]))["Plain"].bytes == Plain.__basicsize__
+
+
+def test_slices_hand_over_and_let_objects_die():
+    """Between slices other threads run, and what was counted can die while the walk goes on."""
+    items = [Plain() for _ in range(module._SLICE * 3)]
+    last = weakref.ref(items[-1])
+    seen = []
+
+    def give():
+        objects = items[:]
+        items.clear()
+        return objects
+
+    take_census(get_objects=give, hand_over=lambda: seen.append(last() is None))
+    assert seen == [True, True, True]
+
+
+def test_own_types_are_left_out():
+    """The middleware does not count itself."""
+    assert of([Census((), 0, 0, "tracked", 0, 0, 0, 0)]).rows == ()
+
+
+def test_reachable_finds_untracked_objects():
+    """A list of small dicts of fresh strings is found by the reachable census."""
+    leak = [{"k": f"value {n} of the leak"} for n in range(1000)]
+    found = rows(of([leak], "reachable"))
+    assert found["str"].objects == pytest.approx(1000, rel=0.03)
+    if sys.version_info < (3, 14):
+        assert found["dict"].objects == pytest.approx(1000, rel=0.03)
+
+
+def test_shared_objects_weigh_one():
+    """An object that is shared by many holders is counted once."""
+    shared = bytes(bytearray(50))
+    holders = [[shared] for _ in range(100)]
+    del shared
+    assert rows(of(holders, "reachable"))["bytes"].objects == pytest.approx(1, rel=0.03)
+
+
+def test_deep_nests_are_survived():
+    """A nest of 100,000 tuples does not exhaust the stack."""
+    nest = ()
+    for _ in range(100_000):
+        nest = (nest,)
+    assert rows(of([[nest]], "reachable"))["list"].objects == 1
+    gc.collect()
+    assert rows(of([[nest]], "reachable"))["tuple"].objects >= 1
+
+
+@pytest.mark.parametrize("kind", ["tracked", "reachable"])
+def test_a_half_built_tuple_is_survived(kind):
+    """A census in the middle of tuple(generator) neither fails nor reads what is not there."""
+    results = []
+
+    def slow():
+        for n in range(5):
+            if n == 3:
+                results.append(take_census(kind))
+            yield n
+
+    assert tuple(slow()) == (0, 1, 2, 3, 4)
+    assert results[0].objects > 0
+
+
+def test_our_own_objects_stay_flat():
+    """A thousand censuses leave nothing behind."""
+    objects = [Plain()]
+    of(objects)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(1000):
+        of(objects, "reachable")
+    gc.collect()
+    assert abs(len(gc.get_objects()) - before) < 50
+    assert threading.active_count() >= 1

@@ -1,0 +1,141 @@
+"""A real Prometheus, and the Flask example under gunicorn with traffic for it to see."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+FLASK_EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "flask_app"
+_ROUTES = ("/leakable", "/clean", "/users/{number}", "/search")
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        missing = f"{name} is not installed (Debian: apt-get install prometheus)"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return found
+
+
+class Prometheus:
+    """Asks the HTTP API of a running Prometheus."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series, in the order of the answer."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).raise_for_status()
+        return [(series["metric"], float(series["value"][1])) for series in answer.json()["data"]["result"]]
+
+    def scalar(self, expression: str) -> float | None:
+        """The one value of the answer; None if there is no series."""
+        result = self.query(expression)
+        assert len(result) <= 1, result
+        return result[0][1] if result else None
+
+    def by_route(self, expression: str) -> dict[str, float]:
+        """The values by their `route` label."""
+        return {labels["route"]: value for labels, value in self.query(expression)}
+
+    def wait(self, expression: str, holds: Callable[[float | None], bool], seconds: float = 20) -> float | None:
+        """Ask until the value is as wanted, and return it; fails after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not holds(value := self.scalar(expression)):
+            if time.monotonic() > deadline:
+                targets = httpx.get(f"{self.url}/api/v1/targets", timeout=10).text
+                pytest.fail(f"{expression} is still {value} after {seconds} s; targets: {targets}")
+            time.sleep(0.2)
+        return value
+
+
+@pytest.fixture
+def example(serve: Callable[..., Any], free_port: Callable[[], int]) -> Callable[[], Any]:
+    """A callable that starts the Flask example under gunicorn, always on the same port."""
+    port = free_port()
+    return lambda: serve("gunicorn", app="app:app", cwd=FLASK_EXAMPLE, port=port)
+
+
+@pytest.fixture
+def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[[str], Prometheus]:
+    """`watch(url)` starts a Prometheus that scrapes the server at that URL every second."""
+
+    def start(url: str) -> Prometheus:
+        program = _tool("prometheus")
+        config = tmp_path / "prometheus.yml"
+        target = url.removeprefix("http://")
+        config.write_text(
+            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            f"scrape_configs: [{{job_name: example, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+        address = f"127.0.0.1:{free_port()}"
+        command = [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+            "--log.level=warn",
+        ]
+        prometheus = Prometheus(launch(command, url=f"http://{address}", ready="/-/ready").url)
+        prometheus.wait("up", lambda value: value == 1)
+        return prometheus
+
+    return start
+
+
+@pytest.fixture
+def traffic() -> Callable[[str], AbstractContextManager[dict[str, int]]]:
+    """`with traffic(url) as sent:` one client asks for routes in random order; `sent` counts requests by path."""
+
+    @contextmanager
+    def run(url: str) -> Iterator[dict[str, int]]:
+        sent = dict.fromkeys(_ROUTES, 0)
+        stop = threading.Event()
+        failures: list[httpx.HTTPError] = []
+
+        def client() -> None:
+            try:
+                with httpx.Client(base_url=url, timeout=10) as http:
+                    while not stop.is_set():
+                        route = random.choice(_ROUTES)
+                        path = route.format(number=random.randint(1, 1000))
+                        for _ in range(random.randint(3, 5)):
+                            http.get(path).raise_for_status()
+                            sent[route] += 1
+            except httpx.HTTPError as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        try:
+            yield sent
+        finally:
+            stop.set()
+            thread.join(15)
+        assert failures == []
+
+    return run
+
+
+@pytest.fixture
+def check_metrics() -> Callable[[str], list[str]]:
+    """`check_metrics(text)` returns the complaints of `promtool check metrics`, one a line."""
+
+    def check(text: str) -> list[str]:
+        command = [_tool("promtool"), "check", "metrics"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30)
+        # 3: it could be read, and something was found.
+        assert done.returncode in (0, 3), done.stderr or f"{sys.executable}: {command} failed"
+        return done.stderr.splitlines()
+
+    return check
