@@ -93,7 +93,7 @@ def test_an_unknown_variable_warns(caplog):
     assert [r.args for r in caplog.records] == [("HEAP_MIDDLEWARE_MAX_RUTES",)]
 
 
-@pytest.mark.parametrize("path", ["/", "//", "a", "/a b", "/a\x0b", "/a?b", ""])
+@pytest.mark.parametrize("path", [7, "/", "//", "a", "/a b", "/a\x0b", "/a?b", ""])
 def test_a_path_that_cannot_be_served_is_refused(path):
     """A path that would answer my root or never match is refused."""
     with pytest.raises(SettingsError):
@@ -102,7 +102,7 @@ def test_a_path_that_cannot_be_served_is_refused(path):
 
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.text()),
-    st.dictionaries(st.text(), st.integers()), st.just(-(10**5000)), st.builds(Hostile), st.just(["a{9999999999999999}"]),
+    st.dictionaries(st.text(), st.integers()), st.just(-(10**5000)), st.builds(Hostile), st.just(["a{9999999999999999}"]),  # noqa: E501
     st.just("x" * 10_000),
 )  # fmt: skip
 
@@ -129,3 +129,9 @@ def test_any_variable_text_is_safe(name, text):
         assert name.upper() in str(error)
     else:
         assert isinstance(hash(settings), int)
+
+
+def test_no_path_switches_it_off():
+    """With metrics_path=None, or an empty variable, the middleware answers no path."""
+    assert HeapSettings(metrics_path=None).metrics_path is None
+    assert HeapSettings.from_environment({"HEAP_MIDDLEWARE_METRICS_PATH": ""}).metrics_path is None

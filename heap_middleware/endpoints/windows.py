@@ -160,7 +160,8 @@ class WindowRecorder:
         last, self._last = self._last, window
         if window.started and (last is None or last.endpoint != endpoint):
             window.started = False
-        if self._clean(window) and endpoint is not None and (window.started or self._affordable(window)):
+        self._running = self._affordable(window)
+        if self._clean(window) and endpoint is not None and (window.started or self._running):
             self._unreleased.add(window)
             if level is Level.RELEASE:
                 held[_SENTINEL_KEY] = _Sentinel(window, _environ_headers(held), self._released_idle)
@@ -208,20 +209,19 @@ class WindowRecorder:
         after[0] = self._allocated_blocks() - transient
         after[1] = gc.get_stats()[2]["collections"]
         # Serials are also drawn by scrapes, so that a run does not go on across one.
-        self._known = self._read_at == window.serial - 1
+        self._known = self._running and self._read_at == window.serial - 1
         self._read_at = window.serial
         if window.started and window.endpoint is not None and after[1] == before[1]:
             self._ledger.measure(window.endpoint, after[0] - before[0])
 
     def _affordable(self, window: Window) -> bool:
-        """Whether a new chain of levels may be started after this window."""
+        """Whether the run of levels goes on, or a new one begins, after this window."""
         if self._every:
             return window.serial // _RUN % self._every == 0
         now = self._clock()
         self._tokens = min(_BURST, self._tokens + (now - self._refilled) * self._budget)
         self._refilled = now
-        self._running = self._tokens > (0.0 if self._running else _BURST / 2)
-        return self._running
+        return self._tokens > (0.0 if self._running else _BURST / 2)
 
 
 def _environ_headers(environ: MutableMapping[str, Any]) -> int:

@@ -92,8 +92,8 @@ class _Joined(Collector):
 
 def _names(query: str) -> list[str] | None:
     try:
-        return parse_qs(query).get("name[]")
-    except ValueError:  # more fields than the standard library takes
+        return parse_qs(query, max_num_fields=_MAX_NAMES).get("name[]")
+    except ValueError:  # more fields than that
         return [""] * (_MAX_NAMES + 1)
 
 
@@ -101,7 +101,7 @@ def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     """The encoder that `prometheus_client` chooses, and its content type; the plain text format if it cannot."""
     try:
         encoder, content_type = choose_encoder(accept)
-    except ValueError:  # a version that is no version
+    except (ValueError, TypeError):  # a version that is no version
         return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
     if not (content_type.isascii() and content_type.isprintable()):
         return generate_latest, CONTENT_TYPE_PLAIN_0_0_4  # it repeats the client's version parameter

@@ -63,13 +63,10 @@ def sizer_of(cls: type) -> Sizer:
     Built-in types and plain classes get `sys.getsizeof`; a class with a `__sizeof__` written in Python, which may
     raise, lie or block, gets its basic size.
     """
-    for base in _mro_of(cls):
-        sizeof = _dict_of(base).get("__sizeof__")
-        if sizeof is not None:
-            # By its name as well: `__sizeof__ = list.clear` is written in C too.
-            if type(sizeof) is MethodDescriptorType and sizeof.__name__ == "__sizeof__":
-                return sys.getsizeof
-            break
+    sizeof = next(_dict_of(base)["__sizeof__"] for base in _mro_of(cls) if "__sizeof__" in _dict_of(base))
+    # By its name as well: `__sizeof__ = list.clear` is written in C too.
+    if type(sizeof) is MethodDescriptorType and sizeof.__name__ == "__sizeof__":
+        return sys.getsizeof
     size = basic_size(cls)
     return lambda _: size
 

@@ -441,7 +441,7 @@ def test_we_do_not_leak(wrap, monitor):
     def ours():
         gc.collect()
         return sorted(
-            type(one).__name__ for one in gc.get_objects() if type(one).__module__.startswith("heap_middleware")
+            type(one).__name__ for one in gc.get_objects() if str(type(one).__module__).startswith("heap_middleware")
         )
 
     for _ in range(20):

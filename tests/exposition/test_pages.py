@@ -131,7 +131,7 @@ def test_hostile_scrapes(accept, encoding, query):
     assert all(value.isascii() and value.isprintable() for _, value in answer.headers)
 
 
-@pytest.mark.parametrize("version", ["x", "1.0.0é", "1.²"])
+@pytest.mark.parametrize("version", ["x", "1.0.0é", "1.²", "\u0661.0.0"])
 def test_a_version_that_is_none(page, version):
     """An Accept with a broken version gets an answer."""
     assert get(page, accept=f"application/openmetrics-text; version={version}").status == 200

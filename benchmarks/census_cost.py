@@ -1,0 +1,125 @@
+"""What a census and a dendrogram cost, beside one `gc.get_objects()` and beside a search for each object's referrers.
+
+    pip install -e . --group bench
+    python benchmarks/census_cost.py [--quick | --slow]
+
+The two heap sizes are lists kept alive on top of this script's own objects. What is compared runs in turn, and the
+table shows medians of this one run.
+"""
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from heap_middleware.heap.census import take_census
+from heap_middleware.heap.dendrogram import HeapDendrogram
+
+CENSUS_OBJECTS = (300_000, 2_000_000)
+REACHABLE_UP_TO = 300_000
+DENDROGRAM_OBJECTS = (3_000, 20_000, 300_000)
+QUADRATIC_AT = 3_000
+QUADRATIC_SLOW_AT = 20_000
+
+
+class Held:
+    """An object with a name, so that the dendrogram shows it; each holds the one before."""
+
+    __slots__ = ("__weakref__", "before")
+
+    def __init__(self, before: "Held | None") -> None:
+        self.before = before
+
+
+def held(count: int) -> list[Held]:
+    made: list[Held] = []
+    for at in range(count):
+        # Chains of three: an object, its holder, and the holder's holder.
+        made.append(Held(made[-1] if at % 3 else None))
+    return made
+
+
+def quadratic_dendrogram(objects: list[Any]) -> int:
+    """Ask `gc.get_referrers` about every object: each question looks through the whole heap. Counts the holders."""
+    known = set(map(id, objects))
+    holders = 0
+    for item in objects:
+        holders += sum(1 for referrer in gc.get_referrers(item) if referrer is not objects and id(referrer) in known)
+    return holders
+
+
+def list_objects() -> None:
+    gc.get_objects()
+
+
+def medians(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each variant, run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            began = time.perf_counter()
+            variant()
+            times[name].append((time.perf_counter() - began) * 1e3)
+    return {name: statistics.median(figures) for name, figures in times.items()}
+
+
+def census_rows(count: int, rounds: int, reachable: bool) -> dict[str, float]:
+    keep: list[list[Any]] = [[] for _ in range(count)]
+    variants: dict[str, Callable[[], Any]] = {
+        "gc.get_objects()": list_objects,
+        'take_census("tracked")': partial(take_census, "tracked"),
+    }
+    if reachable:
+        variants['take_census("reachable")'] = partial(take_census, "reachable")
+    found = medians(variants, rounds)
+    del keep
+    return found
+
+
+def dendrogram_rows(count: int, rounds: int, quadratic: bool) -> dict[str, float]:
+    keep = held(count)
+    dendrogram = HeapDendrogram(max_items=count + 100_000)
+    variants: dict[str, Callable[[], Any]] = {"HeapDendrogram().generate()": dendrogram.generate}
+    if quadratic:
+        variants["gc.get_referrers(), each object"] = partial(quadratic_dendrogram, keep)
+    found = medians(variants, rounds)
+    assert dendrogram.total_objects() >= count, dendrogram.total_objects()
+    del keep
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a census and a dendrogram cost.")
+    parser.add_argument("--quick", action="store_true", help="one round for each figure")
+    parser.add_argument("--slow", action="store_true", help=f"the quadratic search at {QUADRATIC_SLOW_AT:,}, too")
+    arguments = parser.parse_args()
+    rounds = 1 if arguments.quick else 7
+    table = Table(title=f"Census and dendrogram, Python {platform.python_version()}")
+    table.add_column("objects", justify="right")
+    table.add_column("what", no_wrap=True)
+    table.add_column("ms", justify="right")
+    table.add_column("ratio to the first", justify="right")
+    for count in CENSUS_OBJECTS:
+        add_rows(table, count, census_rows(count, rounds, reachable=count <= REACHABLE_UP_TO))
+    for count in DENDROGRAM_OBJECTS:
+        quadratic = count <= QUADRATIC_AT or (arguments.slow and count <= QUADRATIC_SLOW_AT)
+        add_rows(table, count, dendrogram_rows(count, min(rounds, 3) if quadratic else rounds, quadratic))
+    Console().print(table)
+
+
+def add_rows(table: Table, count: int, found: dict[str, float]) -> None:
+    first = next(iter(found.values()))
+    for name, milliseconds in found.items():
+        table.add_row(f"{count:,}", name, f"{milliseconds:,.1f}", f"{milliseconds / first:,.1f}")
+    table.add_section()
+
+
+if __name__ == "__main__":
+    main()

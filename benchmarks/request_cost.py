@@ -1,0 +1,309 @@
+"""What the middleware adds to a request, beside three exporters on the same route.
+
+    pip install -e . --group bench
+    python benchmarks/request_cost.py [--quick]
+
+No server and no client: the raw application is called, so that nothing else is measured. Every variant has an
+application of its own and runs short batches in turn with the others. "Added" is the median, over the rounds, of a
+batch's time less that of the bare application in the same round. "bare again" is a second bare application: what it
+"adds" is the noise of this run. Automatic sampling is budgeted by the clock, which goes on while the others have their
+turn, so our share is rather overstated here: with four variants it may measure four times as much as on its own.
+"""
+
+import argparse
+import asyncio
+import gc
+import io
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from flask import Flask
+from prometheus_client import CollectorRegistry
+from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_flask_exporter import PrometheusMetrics
+from rich.console import Console
+from rich.table import Table
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette_exporter import PrometheusMiddleware
+
+from heap_middleware.asgi import HeapMetricsMiddleware as AsgiMiddleware
+from heap_middleware.monitor import HeapMonitor
+from heap_middleware.settings import HeapSettings
+from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
+
+BATCH = 50  # requests: 3 to 15 ms, short enough that bare and measured batches of one round see the same machine
+WARM_UP = 1_500  # requests: uses up the 50 ms of measuring that the recorder may have saved at its start
+LEAST_ROUNDS = 10
+DEMAND = 0.25
+OBJECTS = (10_000, 2_000_000)
+HEADERS = {
+    "host": "localhost:8000",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64)",
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+    "connection": "keep-alive",
+}
+OURS, BARE, AGAIN = "heap_middleware", "bare", "bare again"
+Batch = Callable[[int], float]
+"""Serves so many requests, returns the seconds they took."""
+
+
+def items() -> list[dict[str, Any]]:
+    return [{"id": number, "name": f"item {number}", "price": number * 1.5} for number in range(50)]
+
+
+def monitor() -> HeapMonitor:
+    return HeapMonitor(HeapSettings(attribution="windows"))
+
+
+# The routes, each with its variants
+
+
+def flask_app() -> Flask:
+    app = Flask("shop")
+    app.add_url_rule("/items", view_func=lambda: {"items": items()}, endpoint="items")
+    return app
+
+
+def flask_ours() -> Flask:
+    app = flask_app()
+    app.wsgi_app = WsgiMiddleware(app.wsgi_app, monitor=monitor())  # type: ignore[method-assign]
+    return app
+
+
+def flask_exporter() -> Flask:
+    app = flask_app()
+    PrometheusMetrics(app, registry=CollectorRegistry())
+    return app
+
+
+async def starlette_items(_request: Any) -> JSONResponse:
+    return JSONResponse({"items": items()})
+
+
+def starlette_app() -> Starlette:
+    return Starlette(routes=[Route("/items", starlette_items)])
+
+
+def fastapi_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/items")
+    async def fastapi_items() -> dict[str, list[dict[str, Any]]]:
+        return {"items": items()}
+
+    return app
+
+
+def ours(app: Starlette) -> Starlette:
+    app.add_middleware(AsgiMiddleware, monitor=monitor())
+    return app
+
+
+def starlette_exporter(app: Starlette, prefix: str) -> Starlette:
+    # It knows the default registry only, and keeps its metrics by prefix.
+    app.add_middleware(PrometheusMiddleware, prefix=prefix)
+    return app
+
+
+def instrumentator(app: FastAPI) -> FastAPI:
+    Instrumentator(registry=CollectorRegistry()).instrument(app)
+    return app
+
+
+def flask_variants(_loop: Any, _run: str) -> dict[str, Batch]:
+    apps = {BARE: flask_app(), AGAIN: flask_app(), OURS: flask_ours(), "prometheus-flask-exporter": flask_exporter()}
+    return {name: wsgi_batch(app) for name, app in apps.items()}
+
+
+def starlette_variants(loop: asyncio.AbstractEventLoop, run: str) -> dict[str, Batch]:
+    apps: dict[str, Any] = {
+        BARE: starlette_app(),
+        AGAIN: starlette_app(),
+        OURS: ours(starlette_app()),
+        "starlette_exporter": starlette_exporter(starlette_app(), f"starlette{run}"),
+    }
+    return {name: asgi_batch(app, loop) for name, app in apps.items()}
+
+
+def fastapi_variants(loop: asyncio.AbstractEventLoop, run: str) -> dict[str, Batch]:
+    apps: dict[str, Any] = {
+        BARE: fastapi_app(),
+        AGAIN: fastapi_app(),
+        OURS: ours(fastapi_app()),
+        "starlette_exporter": starlette_exporter(fastapi_app(), f"fastapi{run}"),
+        "prometheus-fastapi-instrumentator": instrumentator(fastapi_app()),
+    }
+    return {name: asgi_batch(app, loop) for name, app in apps.items()}
+
+
+# Calling an application as a server does
+
+
+def environ() -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/items",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in HEADERS.items():
+        made["HTTP_" + name.upper().replace("-", "_")] = value
+    return made
+
+
+def scope() -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/items",
+        "raw_path": b"/items",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.encode(), value.encode()) for name, value in HEADERS.items()],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
+def wsgi_batch(app: Callable[..., Iterable[bytes]]) -> Batch:
+    statuses: set[str] = set()
+
+    def start_response(status: str, _headers: Any, _exc_info: Any = None) -> Callable[[bytes], None]:
+        statuses.add(status)
+        return lambda _data: None
+
+    def serve() -> None:
+        body = app(environ(), start_response)
+        try:
+            for _ in body:
+                pass
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+
+    def batch(requests: int) -> float:
+        began = time.perf_counter()
+        for _ in range(requests):
+            serve()
+        spent = time.perf_counter() - began
+        assert statuses == {"200 OK"}, statuses
+        return spent
+
+    return batch
+
+
+def asgi_batch(app: Callable[..., Awaitable[None]], loop: asyncio.AbstractEventLoop) -> Batch:
+    statuses: set[int] = set()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.add(message["status"])
+
+    async def serve(requests: int) -> float:
+        began = time.perf_counter()
+        for _ in range(requests):
+            await app(scope(), receive, send)
+        return time.perf_counter() - began
+
+    def batch(requests: int) -> float:
+        spent = loop.run_until_complete(serve(requests))
+        assert statuses == {200}, statuses
+        return spent
+
+    return batch
+
+
+# Measuring and showing
+
+
+def measure(variants: dict[str, Batch], seconds: float) -> dict[str, list[float]]:
+    """Microseconds a request of each variant, one figure for each round."""
+    for batch in variants.values():
+        batch(WARM_UP)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    order = list(variants)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times[BARE]) < LEAST_ROUNDS:
+        for name in order:
+            times[name].append(variants[name](BATCH) / BATCH * 1e6)
+        order.append(order.pop(0))  # nobody always follows the same neighbour
+    return times
+
+
+def added(times: dict[str, list[float]]) -> dict[str, float]:
+    bare = times[BARE]
+    return {
+        name: statistics.median(mine - theirs for mine, theirs in zip(figures, bare, strict=True))
+        for name, figures in times.items()
+        if name != BARE
+    }
+
+
+def show(console: Console, count: int, results: dict[str, dict[str, list[float]]]) -> None:
+    table = Table(title=f"Added time per request, {count:,} live objects, Python {platform.python_version()}")
+    table.add_column("route")
+    table.add_column("variant")
+    for column in ("bare us", "added us", "share of bare", "ours / this one"):
+        table.add_column(column, justify="right")
+    for route, times in results.items():
+        bare, extra = statistics.median(times[BARE]), added(times)
+        for name, more in extra.items():
+            ratio = "" if name in (OURS, AGAIN) else share(extra[OURS], more)
+            table.add_row(route, name, f"{bare:.1f}", f"{more:+.2f}", f"{more / bare:+.1%}", ratio)
+        table.add_section()
+    console.print(table)
+
+
+def share(mine: float, theirs: float) -> str:
+    if theirs <= 0:
+        return "in the noise"
+    return f"{mine / theirs:.2f} {'ok' if mine / theirs < DEMAND else f'above {DEMAND}'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the middleware adds to a request, beside three exporters.")
+    parser.add_argument("--quick", action="store_true", help="2 s a heap size instead of a minute; noisier")
+    seconds = 0.8 if parser.parse_args().quick else 20.0
+    logging.disable(logging.WARNING)
+    console = Console()
+    loop = asyncio.new_event_loop()
+    cases = {"Flask": flask_variants, "Starlette": starlette_variants, "FastAPI": fastapi_variants}
+    keep: list[list[Any]] = []
+    for count in OBJECTS:
+        keep += [[] for _ in range(count - len(keep))]
+        gc.collect()
+        results = {route: measure(variants(loop, str(count)), seconds) for route, variants in cases.items()}
+        show(console, count, results)
+        console.print(f"Objects the garbage collector tracks, those of the imported modules included: "
+                      f"{len(gc.get_objects()):,}\n")
+    loop.close()
+
+
+if __name__ == "__main__":
+    main()
