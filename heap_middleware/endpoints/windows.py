@@ -3,7 +3,8 @@
 The naive difference is wrong by tens of objects, because a request's environ or scope, the server's memory of its last
 request, and cyclic garbage outlive the call and die in somebody else's window. A window counts only when:
 
-1. No other request overlapped it.
+1. No other request overlapped it, or any of the 32 before it: where requests overlap now and then, a server's other
+   threads read and parse requests that have not arrived here yet.
 2. It runs from idle level to idle level. A level is `sys.getallocatedblocks()` after a young collection, read where
    nothing of the request before is left: a sentinel, put last into the request's own environ or scope when the
    response ends, tells by its death that the server has let go of it.
@@ -52,6 +53,7 @@ __all__ = ["Level", "Window", "WindowRecorder"]
 
 _SENTINEL_KEY: Final = "heap_middleware.window"
 _BLOCKS_PER_HEADER: Final = 2
+_QUIET: Final = 32
 _LINGERING: Final = 100
 """Requests after which an environ or scope that was not released counts as kept: it spoils no more levels."""
 _RUN: Final = 32
@@ -120,7 +122,7 @@ class WindowRecorder:
         self._collect = collect
         self._serials = itertools.count(1)
         self._active: set[Window] = set()
-        self._last_crowded = 0
+        self._last_crowded = -_QUIET
         self._before = array("q", (0, 0))  # the idle level before the one window that has `started`, as _read gives it
         self._after = array("q", (0, 0))  # the idle level after `_last`
         self._known = False  # whether `_after` was read
@@ -170,12 +172,14 @@ class WindowRecorder:
 
     def disturb(self) -> None:
         """Take note that the heap changes for a reason that is no request, a scrape, say: before and after it."""
-        self._last_crowded = next(self._serials)
+        for window in tuple(self._active):
+            window.crowded = True
+        next(self._serials)  # ends a run of levels
         self._known = False
         self._pending = self._last = None
 
     def _clean(self, window: Window) -> bool:
-        return not window.crowded and self._last_crowded < window.serial
+        return not window.crowded and window.serial - self._last_crowded > _QUIET
 
     def _released_idle(self, window: Window, headers: int) -> None:
         """RELEASE: nothing of the request is left but its headers; this moment is the idle level."""

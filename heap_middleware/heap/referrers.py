@@ -31,8 +31,8 @@ _NONE: Final = -1
 class Referrers:
     """For each position of the list it was made from, the positions of the objects that refer to it.
 
-    Linked lists in three flat arrays: 4 bytes an object and 8 bytes a reference, a fourteenth of what a list of lists
-    of `int` takes, and nothing in them that the garbage collector would have to walk.
+    Linked lists in three flat arrays: 4 bytes an object and 8 bytes a reference, where a list of lists of `int` takes
+    about 100 an object, and nothing in them that the garbage collector would have to walk.
     """
 
     __slots__ = ("_after", "_first", "_source", "hidden")
@@ -175,7 +175,10 @@ def _are_full(tuples: Iterator[Any], again: Iterator[Any]) -> Iterator[bool]:
 def _drained(pipeline: chain[Any]) -> list[Any]:
     own = _parts(pipeline)
     found = list(pipeline)
-    return [item for item in found if id(item) not in own]
+    own.add(id(found))  # it existed, too: without this it would hold itself, and everything, until the next collection
+    kept = [item for item in found if id(item) not in own]
+    found.clear()
+    return kept
 
 
 def _parts(pipeline: chain[Any]) -> set[int]:

@@ -19,6 +19,9 @@ WARM_UP = 300
 of routes and URLs fill, and CPython's free lists grow to what the routes need."""
 REQUESTS = 1_000
 
+BUDGET = {"HEAP_MIDDLEWARE_OVERHEAD_BUDGET": "0.2"}
+"""More than the default, so that a thousand requests of a route among ten are windows enough for 0.3 objects."""
+
 WSGI = {"app": "ten_routes_wsgi:app", "args": ["--log-level", "critical"]}
 ASGI = {"app": "ten_routes_asgi:app", "args": ["--log-level", "critical", "--http", "h11"]}
 
@@ -41,7 +44,12 @@ class Client:
 
     def get(self, route: str) -> None:
         path = route + self.word() if route.endswith("/") else route
-        self.http.get(path, headers={f"x-{self.word()}": self.word() for _ in range(self.random.randint(0, 20))})
+        headers = {f"x-{self.word()}": self.word() for _ in range(self.random.randint(0, 20))}
+        try:
+            self.http.get(path, headers=headers)
+        except httpx.ReadError:
+            # uvicorn closes the connection after an exception, sometimes under the request that comes next.
+            self.http.get(path, headers=headers)
 
     def get_each(self, count: int) -> None:
         routes = list(ROUTES) * count
@@ -70,7 +78,7 @@ def per_request(before: dict[str, float], after: dict[str, float]) -> float | No
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_every_route_is_charged_its_own_leak(kind: str, how: dict[str, Any], serve: Callable[..., Any]) -> None:
     """With one client, leaks come out within 15 % plus 0.3 objects a request, and clean routes within 0.3."""
-    with Client(serve(kind, cwd=HERE, **how).url) as client:
+    with Client(serve(kind, cwd=HERE, env=BUDGET, **how).url) as client:
         client.get_each(WARM_UP)
         before = client.figures()
         client.get_each(REQUESTS)
