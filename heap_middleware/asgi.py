@@ -6,7 +6,7 @@ An ASGI request ends when the application's call ends: after its background task
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -40,12 +40,22 @@ class HeapMetricsMiddleware:
     and for settings beside a monitor, which has its own.
     """
 
-    def __init__(self, app: Any, *, monitor: HeapMonitor | None = None, **settings: Any) -> None:
-        if monitor is not None and settings:
-            raise SettingsError(f"{', '.join(sorted(settings))} beside monitor=; a monitor has its own settings")
-        self.app = app
-        self.monitor = monitor or HeapMonitor.shared(HeapSettings.from_environment(**settings))
-        self._routes = AsgiRoutes(self.monitor.settings.route_of)
+    if TYPE_CHECKING:
+        # Beside **settings, type checkers match Starlette's add_middleware only against a positional application;
+        # Litestar's DefineMiddleware passes it by name.
+        def __init__(self, app: Any, /, *, monitor: HeapMonitor | None = None, **settings: Any) -> None:
+            self.app = app
+            self.monitor = monitor or HeapMonitor()
+            self._routes = AsgiRoutes()
+
+    else:
+
+        def __init__(self, app, *, monitor=None, **settings):
+            if monitor is not None and settings:
+                raise SettingsError(f"{', '.join(sorted(settings))} beside monitor=; a monitor has its own settings")
+            self.app = app
+            self.monitor = monitor or HeapMonitor.shared(HeapSettings.from_environment(**settings))
+            self._routes = AsgiRoutes(self.monitor.settings.route_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve one request, websocket or lifespan."""

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -176,6 +177,7 @@ def _after_fork() -> None:
         monitor._start()
 
 
+@cache  # reading a package's metadata makes hundreds of objects
 def _version() -> str:
     try:
         return version("heap_middleware")
