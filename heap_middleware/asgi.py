@@ -43,10 +43,11 @@ class HeapMetricsMiddleware:
     if TYPE_CHECKING:
         # Beside **settings, type checkers match Starlette's add_middleware only against a positional application;
         # Litestar's DefineMiddleware passes it by name.
-        def __init__(self, app: Any, /, *, monitor: HeapMonitor | None = None, **settings: Any) -> None:
-            self.app = app
-            self.monitor = monitor or HeapMonitor()
-            self._routes = AsgiRoutes()
+        app: Any
+        monitor: HeapMonitor
+        _routes: AsgiRoutes
+
+        def __init__(self, app: Any, /, *, monitor: HeapMonitor | None = None, **settings: Any) -> None: ...
 
     else:
 

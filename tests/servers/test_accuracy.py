@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -35,7 +35,7 @@ class Client:
         self.http = httpx.Client(base_url=url, timeout=30)
         self.random = random.Random(20)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +79,7 @@ def per_request(before: dict[str, float], after: dict[str, float]) -> float | No
 
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_every_route_is_charged_its_own_leak(kind: str, how: dict[str, Any], serve: Callable[..., Any]) -> None:
-    """With one client, leaks come out within 15 % plus 0.3 objects a request, and clean routes within 0.3 (one: 0.7)."""
+    """With one client, leaks come out within 15 % plus 0.3 objects a request, clean routes within 0.3."""
     with Client(serve(kind, cwd=HERE, env=BUDGET, **how).url) as client:
         client.get_each(WARM_UP)
         before = client.figures()
