@@ -160,12 +160,12 @@ def test_a_half_built_tuple_is_survived(kind):
 
 
 def test_our_own_objects_stay_flat():
-    """A thousand censuses leave nothing behind."""
+    """A hundred censuses leave nothing behind."""
     objects = [Plain()]
     of(objects)
     gc.collect()
     before = len(gc.get_objects())
-    for _ in range(1000):
+    for _ in range(100):
         of(objects, "reachable")
     gc.collect()
     assert abs(len(gc.get_objects()) - before) < 50

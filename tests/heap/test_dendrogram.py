@@ -134,6 +134,7 @@ def test_nodes_say_what_they_are():
     assert node != "something else"
 
 
+@pytest.mark.whole_heap
 def test_item_limit_keeps_the_largest():
     """With `max_items` I get that many objects, the largest, and `truncated` says so."""
     tree = generated(max_depth=1, max_items=50)
@@ -340,6 +341,7 @@ def test_sizes_that_lie_or_raise_are_replaced(sizer, monkeypatch):
     assert [node.size for node in nodes_of(generated(), item)] == [Small.__basicsize__]
 
 
+@pytest.mark.whole_heap
 def test_finalizers_may_generate_again():
     """A finalizer that runs inside generate() may use the same dendrogram, and both come to their end."""
     tree = HeapDendrogram(max_items=EVERYTHING)
@@ -358,6 +360,7 @@ def test_finalizers_may_generate_again():
     assert tree.total_objects() > 100
 
 
+@pytest.mark.whole_heap
 def test_objects_let_go_meanwhile_may_generate_again(monkeypatch):
     """An object whose last reference is dropped by generate() itself may use the dendrogram in its finalizer."""
     tree = HeapDendrogram(max_items=EVERYTHING)
@@ -379,6 +382,23 @@ def test_objects_let_go_meanwhile_may_generate_again(monkeypatch):
     tree.generate()
     assert len(seen) == 1
     assert tree.total_objects() > 100
+
+
+def test_objects_are_let_go_before_the_walk(monkeypatch):
+    """While the tree is being walked and written, objects of mine can die already."""
+    keep = [Large()]
+    gone, states = weakref.ref(keep[0]), []
+    real = module.holders_first_walk
+
+    def walking(*arguments):
+        keep.clear()
+        states.append(gone())
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "holders_first_walk", walking)
+    tree = generated()
+    assert states == [None]
+    assert type_name(Large) in {node.name for node in tree.descendants()}
 
 
 def test_metric_can_be_parsed_and_adds_up():

@@ -151,6 +151,7 @@ def test_every_object_is_visited_once(seed):
     assert sorted(walked(200, edges, max_depth=draw.randrange(1, 8)).positions) == list(range(200))
 
 
+@pytest.mark.whole_heap
 @pytest.mark.parametrize("with_tuples", [False, True])
 def test_a_tuple_being_built_is_not_disturbed(with_tuples):
     """My `tuple(generator)` succeeds while another thread holds a list of all objects."""
