@@ -3,7 +3,8 @@
 The rules of this file:
 - The list of all objects is dropped slice by slice, as soon as each is counted: while it lives, nothing in it can die.
 - Between slices the interpreter is handed over, so that no other thread waits for a whole walk. The only step that
-  cannot be cut is `gc.get_objects()` itself.
+  cannot be cut is making the list.
+- Tuples that another thread is still building are left out: `list_tracked` says why.
 - No lock is held here: dropping a reference can run a finalizer of the application, which may ask for a census.
 - Classes are keyed by identity; `typeinfo` says why.
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from heap_middleware.heap.referrers import list_tracked
 from heap_middleware.heap.typeinfo import Sizer, basic_size, is_own_type, sizer_of, type_name
 
 __all__ = ["OTHER", "Census", "CensusKind", "TypeFilter", "TypeRow", "take_census"]
@@ -104,13 +106,17 @@ class _Tally:
         self.bytes: float = 0
 
 
+def _list_objects() -> list[Any]:
+    return list_tracked(with_tuples=True)
+
+
 def take_census(
     kind: CensusKind = "tracked",
     types: TypeFilter = TypeFilter(),
     *,
     clock: Callable[[], float] = time.perf_counter,
     hand_over: Callable[[], None] = lambda: time.sleep(0),
-    get_objects: Callable[[], list[Any]] = gc.get_objects,
+    get_objects: Callable[[], list[Any]] = _list_objects,
 ) -> Census:
     """Count every object once. `hand_over` is called between slices; it lets other threads run."""
     began = clock()
