@@ -8,9 +8,9 @@ application of its own and runs short batches in turn with the others. "Added" i
 batch's time less that of the bare application in the same round. "bare again" is a second bare application: what it
 "adds" is the noise of this run.
 
-Idle levels are read in rare runs, which a median would hide: what the recorder says it spent on them is divided by the
-requests and added in the row "with levels", and that row is compared. It is rather overstated: the budget is a share of
-the clock, which goes on while the other variants have their turn.
+Idle levels are read in rare runs, which a median would hide: batches with and without them have a median each, and the
+row "with levels", which is compared, mixes the two by their numbers. The recorder's clock, which its budget is a share
+of, goes only while our own variant has its turn, as it would in a process that does nothing else.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +39,14 @@ from starlette.routing import Route
 from starlette_exporter import PrometheusMiddleware
 
 from heap_middleware.asgi import HeapMetricsMiddleware as AsgiMiddleware
+from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.monitor import HeapMonitor
 from heap_middleware.settings import HeapSettings
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
 
 BATCH = 50  # requests: 3 to 15 ms, short enough that bare and measured batches of one round see the same machine
 WARM_UP = 300
-OURS_WARM_UP = 2_500  # requests: uses up the 50 ms of measuring that the recorder may have saved at its start
+OURS_WARM_UP = 8_000  # requests: uses up the 50 ms of measuring that the recorder may have saved at its start
 LEAST_ROUNDS = 10
 OBJECTS = (10_000, 2_000_000)
 HEADERS = {
@@ -61,6 +63,29 @@ Batch = Callable[[int], float]
 
 def items() -> list[dict[str, Any]]:
     return [{"id": number, "name": f"item {number}", "price": number * 1.5} for number in range(50)]
+
+
+class TurnClock:
+    """Seconds, counted only while `running`."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._since = time.perf_counter()
+        yield
+        self._seconds, self._since = self(), None
+
+
+def monitor_of(clock: TurnClock) -> HeapMonitor:
+    monitor = HeapMonitor(HeapSettings(attribution="windows"))
+    monitor.recorder = WindowRecorder(monitor.ledger, clock=clock)
+    return monitor
 
 
 # The routes, each with its variants
@@ -255,29 +280,40 @@ class Result:
     added: dict[str, float]
 
 
-def measure(variants: dict[str, Batch], monitor: HeapMonitor, seconds: float) -> Result:
+def measure(variants: dict[str, Batch], monitor: HeapMonitor, clock: TurnClock, seconds: float) -> Result:
+    recorder = monitor.recorder
+    assert recorder is not None
     for name, batch in variants.items():
-        batch(OURS_WARM_UP if name == OURS else WARM_UP)
-    assert monitor.recorder is not None
-    spent = monitor.recorder.spent
+        with clock.running() if name == OURS else nullcontext():
+            batch(OURS_WARM_UP if name == OURS else WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in variants}
+    measuring: list[bool] = []
     order = list(variants)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(times[BARE]) < LEAST_ROUNDS:
+        spent = recorder.spent
         for name in order:
-            times[name].append(variants[name](BATCH) / BATCH * 1e6)
+            with clock.running() if name == OURS else nullcontext():
+                times[name].append(variants[name](BATCH) / BATCH * 1e6)
+        measuring.append(recorder.spent > spent)
         order.append(order.pop(0))  # all take every place in the round
-    levels = (monitor.recorder.spent - spent) / (len(times[OURS]) * BATCH) * 1e6
-    return Result(statistics.median(times[BARE]), added(times, levels))
+    return Result(statistics.median(times[BARE]), added(times, measuring))
 
 
-def added(times: dict[str, list[float]], levels: float) -> dict[str, float]:
+def added(times: dict[str, list[float]], measuring: list[bool]) -> dict[str, float]:
+    """Medians of the differences to bare in the same round; `measuring`: whether we read levels in that round."""
     found: dict[str, float] = {}
     for name, figures in times.items():
-        if name != BARE:
-            found[name] = statistics.median(mine - bare for mine, bare in zip(figures, times[BARE], strict=True))
+        more = [mine - bare for mine, bare in zip(figures, times[BARE], strict=True)]
         if name == OURS:
-            found[LEVELS] = found[OURS] + levels
+            resting = [value for value, busy in zip(more, measuring, strict=True) if not busy]
+            reading = [value for value, busy in zip(more, measuring, strict=True) if busy]
+            found[OURS] = statistics.median(resting)
+            found[LEVELS] = found[OURS]
+            if reading:
+                found[LEVELS] += (statistics.median(reading) - found[OURS]) * len(reading) / len(more)
+        elif name != BARE:
+            found[name] = statistics.median(more)
     return found
 
 
@@ -315,8 +351,9 @@ def main() -> None:
         gc.collect()
         results: dict[str, Result] = {}
         for route, variants in cases.items():
-            monitor = HeapMonitor(HeapSettings(attribution="windows"))
-            results[route] = measure(variants(monitor, loop, str(count)), monitor, seconds)
+            clock = TurnClock()
+            monitor = monitor_of(clock)
+            results[route] = measure(variants(monitor, loop, str(count)), monitor, clock, seconds)
         show(console, count, results)
         console.print(
             f"Objects the garbage collector tracks, those of the imported modules included: {len(gc.get_objects()):,}\n"

@@ -62,32 +62,37 @@ class HeapMetricsMiddleware:
         """Serve one request, websocket or lifespan."""
         monitor = self.monitor
         kind = scope.get("type")
-        if kind not in ("http", "websocket") or not monitor.settings.enabled:
+        if kind == "http":
+            if _path(scope) in monitor.paths:
+                return await self._answer(scope, receive, send)
+            method = scope.get("method", "")
+        elif kind == "websocket":
+            method = "WEBSOCKET"
+        else:
             return await self.app(scope, receive, send)
-        if kind == "http" and monitor.answers(_path(scope)):
-            return await self._answer(scope, receive, send)
-        window = None
-        if scope.get(_SEEN) is not monitor:  # nested twice counts once
-            window = monitor.begin(scope, Level.ARRIVAL)
-        if window is None:
+        recorder = monitor.recorder
+        if recorder is None or scope.get(_SEEN) is monitor:  # nested twice counts once
             return await self.app(scope, receive, send)
-        method = scope.get("method", "") if kind == "http" else "WEBSOCKET"
-        arrival = self._ask(self._routes.on_arrival, scope)
+        try:
+            window = recorder.begin(scope, Level.ARRIVAL)
+        except Exception:
+            monitor.fault("request")
+            return await self.app(scope, receive, send)
+        arrival = scope.get("path")  # Litestar shortens it in place at its mounts
         scope[_SEEN] = monitor
         try:
             return await self.app(scope, receive, send)
         finally:
-            route = self._ask(self._routes.at_end, scope, arrival)
             scope.pop(_SEEN, None)  # whoever calls may use the scope again
-            monitor.finish(window, scope, Level.ARRIVAL, method, route)
-
-    def _ask(self, resolver: Callable[..., Any], *args: Any) -> Any:
-        """Ask the route resolver; None if it fails, so that its fault never becomes the application's."""
-        try:
-            return resolver(*args)
-        except Exception:
-            self.monitor.fault("request")
-            return None
+            route = None
+            try:
+                route = self._routes.at_end(scope, arrival)
+            except Exception:
+                monitor.fault("request")
+            try:
+                recorder.finish(window, scope, Level.ARRIVAL, method, route)
+            except Exception:
+                monitor.fault("request")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
@@ -118,5 +123,8 @@ def _limiter() -> anyio.CapacityLimiter:
 def _path(scope: Scope) -> str:
     """Find the path below `root_path`: servers put the prefix they were given in front of it."""
     path: str = scope.get("path", "")
-    root: str = (scope.get("root_path") or "").rstrip("/")
+    root: str = scope.get("root_path") or ""
+    if not root:
+        return path
+    root = root.rstrip("/")
     return path[len(root) :] if path.startswith(root + "/") else path

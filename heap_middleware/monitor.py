@@ -84,10 +84,6 @@ class HeapMonitor:
             faults=dict(self._faults),
         )
 
-    def answers(self, path: str) -> bool:
-        """Whether a request for this path is answered by `respond` instead of the application."""
-        return self._page.answers(path)
-
     def respond(self, request: PageRequest) -> PageResponse:
         """Answer a scrape. Never raises: a failing census is logged, counted, and answered with 503."""
         began = time.perf_counter()
@@ -97,33 +93,10 @@ class HeapMonitor:
                 return self._page.respond(request)
         except Exception:
             self.fault("scrape")
-            return PageResponse(
-                503, [("Content-Type", "text/plain; charset=utf-8")], b"the census failed, see the log\n"
-            )
+            return PageResponse(503, [("Content-Type", "text/plain; charset=utf-8")], _FAILED)
         finally:
             spent = time.perf_counter() - began - (self._census.seconds - censuses)
             self._render_seconds += max(0.0, spent)
-
-    def begin(self, held: MutableMapping[str, Any], level: Level) -> Window | None:
-        """A request arrives. None if requests are not measured, or if we failed."""
-        if self.recorder is None:
-            return None
-        try:
-            return self.recorder.begin(held, level)
-        except Exception:
-            self.fault("request")
-            return None
-
-    def finish(
-        self, window: Window, held: MutableMapping[str, Any], level: Level, method: str, route: str | None
-    ) -> None:
-        """Its response has ended."""
-        if self.recorder is None:
-            return
-        try:
-            self.recorder.finish(window, held, level, method, route)
-        except Exception:
-            self.fault("request")
 
     def fault(self, part: str) -> None:
         """Count a fault of our own and log the first of each part, with its traceback. Called while it is handled."""
@@ -136,11 +109,13 @@ class HeapMonitor:
         self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
         self.recorder = (
             WindowRecorder(self.ledger, sampling=settings.sampling, budget=settings.overhead_budget)
-            if settings.attribution
+            if settings.enabled and settings.attribution
             else None
         )
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
         self._page = MetricsPage(settings.metrics_path, self.collector(), settings.registry)
+        self.paths = self._page.paths if settings.enabled else frozenset()
+        """The paths whose requests `respond` answers instead of the application."""
         self._render_seconds = 0.0
         self._faults: dict[str, int] = {"request": 0, "scrape": 0}
 

@@ -64,8 +64,8 @@ def test_my_registry_is_shown_too():
 
 def serve(monitor):
     held = {}
-    window = monitor.begin(held, Level.RELEASE)
-    monitor.finish(window, held, Level.RELEASE, "GET", "/x")
+    window = monitor.recorder.begin(held, Level.RELEASE)
+    monitor.recorder.finish(window, held, Level.RELEASE, "GET", "/x")
 
 
 def requests(monitor):

@@ -58,6 +58,11 @@ _LINGERING: Final = 100
 """Requests after which an environ or scope that was not released counts as kept: it spoils no more levels."""
 _RUN: Final = 32
 """Requests in a row that `sampling=N` measures, before it leaves out N - 1 times as many."""
+_AFTERMATH: Final = 1.5
+"""What a level costs, over the time it takes to read: after a collection the application finds the processor's caches
+emptied. benchmarks/request_cost.py: batches with levels took 1.5 times longer than reading the levels explained."""
+_LOOK: Final = 8
+"""Requests after which a recorder that rests looks again whether it may measure: a clock costs more than a counter."""
 _BURST: Final = 0.05
 """Seconds of measuring that may be saved up: 1,000 levels of 50 µs, enough that a service which serves one request a
 second measures every one, little enough that no client waits noticeably when a burst follows a quiet hour."""
@@ -75,11 +80,10 @@ class Window:
 
     __slots__ = ("crowded", "endpoint", "serial", "started")
 
-    def __init__(self, serial: int) -> None:
-        self.serial = serial
-        self.crowded = False
-        self.started = False
-        self.endpoint: Endpoint | None = None
+    serial: int
+    crowded: bool
+    started: bool
+    endpoint: Endpoint | None
 
 
 class _Sentinel:
@@ -134,17 +138,20 @@ class WindowRecorder:
         self._tokens = _BURST
         self._refilled = clock()
         self.spent = 0.0
-        """Seconds this recorder has spent reading levels."""
+        """Seconds that reading levels has cost."""
 
     def begin(self, held: MutableMapping[str, Any], level: Level) -> Window:
         """Take note that a request arrives, with its environ or scope."""
-        window = Window(next(self._serials))
+        # Set here, not in a constructor of its own: one call less on every request.
+        window = Window()
+        window.serial = next(self._serials)
+        window.crowded = window.started = False
         active = self._active
         active.add(window)
         if len(active) > 1:
             window.crowded = True
             self._last_crowded = max(self._last_crowded, window.serial)
-        elif level is Level.ARRIVAL and self._pending is not None:
+        elif self._pending is not None and level is Level.ARRIVAL:
             self._read_on_arrival(held)
         if self._known:
             window.started, self._known = True, False
@@ -156,14 +163,14 @@ class WindowRecorder:
     ) -> None:
         """Take note that the response has ended; the route template is known by now. Called once for each window."""
         self._active.discard(window)
-        endpoint = window.endpoint = self._ledger.endpoint(method, route)
-        if endpoint is not None:
-            self._ledger.count(endpoint)
+        endpoint = window.endpoint = self._ledger.count(method, route)
         last, self._last = self._last, window
+        if not self._running and not window.started and window.serial % _LOOK:
+            return  # the recorder rests
         if window.started and (last is None or last.endpoint != endpoint):
             window.started = False
         self._running = self._affordable(window)
-        if self._clean(window) and endpoint is not None and (window.started or self._running):
+        if (window.started or self._running) and endpoint is not None and self._clean(window):
             self._unreleased.add(window)
             if level is Level.RELEASE:
                 held[_SENTINEL_KEY] = _Sentinel(window, _environ_headers(held), self._released_idle)
@@ -203,7 +210,7 @@ class WindowRecorder:
         self._collect(1)
         if not any(window.serial - other.serial < _LINGERING for other in self._unreleased):
             self._read(window, transient)
-        cost = self._clock() - began
+        cost = (self._clock() - began) * _AFTERMATH
         self._tokens -= cost
         self.spent += cost
 

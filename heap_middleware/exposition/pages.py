@@ -42,17 +42,14 @@ class MetricsPage:
     """Answers scrapes of `path` with the families of `collector` and, if given, those of the user's registry."""
 
     def __init__(self, path: str | None, collector: Collector, registry: Any = None) -> None:
-        self._path = path
+        self.paths: frozenset[str] = frozenset() if path is None else frozenset({path, path + "/"})
+        """The paths answered here; `/metrics/` is `/metrics`, for scrapers that add the slash."""
         own = CollectorRegistry()
         own.register(collector)
         self._registry = _Joined(own, registry)
 
-    def answers(self, path: str) -> bool:
-        """Whether a request for this path is ours; `/metrics/` is `/metrics`, for scrapers that add the slash."""
-        return path == self._path or (path[-1:] == "/" and self._path is not None and path[:-1] == self._path)
-
     def respond(self, request: PageRequest) -> PageResponse:
-        """The answer to a request that `answers` said is ours."""
+        """The answer to a request for one of `paths`."""
         if request.method not in _ALLOWED:
             return _text(405, "only GET and HEAD are answered here\n", [("Allow", ", ".join(_ALLOWED))])
         names = _names(request.query)

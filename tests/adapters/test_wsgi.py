@@ -356,7 +356,7 @@ def boom(*args, **kwargs):
     raise RuntimeError("a fault of our own")
 
 
-@pytest.mark.parametrize("fault", ["recorder.begin", "recorder.finish", "on_arrival", "at_start", "at_end"])
+@pytest.mark.parametrize("fault", ["recorder.begin", "recorder.finish", "at_start", "at_end"])
 def test_our_faults_stay_ours(wrap, monitor, monkeypatch, caplog, fault):
     """A fault of the middleware is logged once and counted; my responses are as they were."""
     app = wrap(hello if fault != "at_end" else returning([b"hello"]))

@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from heap_middleware.endpoints.routes.asked import RouteOf, asked, text
-from heap_middleware.endpoints.routes.signals import django_template, quart_template, watch
+from heap_middleware.endpoints.routes.signals import django_template, noted, quart_template, watch
 from heap_middleware.endpoints.routes.starlette import StarletteTemplates
 
 __all__ = ["AsgiRoutes"]
@@ -13,20 +13,16 @@ _Scope = MutableMapping[str, Any]
 
 
 class AsgiRoutes:
-    """Asked when a request arrives and after the application returned or raised."""
+    """Asked after the application returned or raised."""
 
     def __init__(self, route_of: RouteOf | None = None) -> None:
         self._route_of = route_of
         self._starlette = StarletteTemplates()
-
-    def on_arrival(self, scope: _Scope) -> Any:
-        """Remember the path before the application runs: Litestar shortens it in place at its mounts."""
         watch()
-        return scope.get("path")
 
     def at_end(self, scope: _Scope, arrival: Any) -> str | None:
-        """Ask after the application returned or raised; `arrival` is what `on_arrival` gave."""
-        found = asked(self._route_of, scope)
+        """Ask after the application returned or raised; `arrival` is the path before it ran."""
+        found = asked(self._route_of, scope) if self._route_of is not None else None
         if found is None:
             try:
                 return self._find(scope, arrival)
@@ -37,8 +33,12 @@ class AsgiRoutes:
     def _find(self, scope: _Scope, arrival: Any) -> str | None:
         if "path_template" in scope:
             return self._litestar(scope, arrival)
-        inner = quart_template(scope) or _django(scope)
-        return self._starlette.find(scope, arrival, inner) if "router" in scope else inner
+        inner = (quart_template(scope) or _django(scope)) if noted(scope) else None
+        if "router" in scope:
+            return self._starlette.find(scope, arrival, inner)
+        if inner is None:
+            watch()
+        return inner
 
     def _litestar(self, scope: _Scope, arrival: Any) -> str | None:
         handler = scope.get("route_handler")

@@ -1,6 +1,7 @@
 """Quart and Django leave nothing in the scope or the environ: their own signals say what served the request.
 
-The receivers are connected once per process, on the first request after the framework was imported.
+The receivers are connected once per process, when a middleware is built, or after the first request that no known
+framework served: one imported later than that has its first request without a template.
 """
 
 import sys
@@ -9,22 +10,32 @@ from typing import Any, Final
 
 from heap_middleware.endpoints.routes.asked import text
 
-__all__ = ["django_template", "quart_template", "slashed", "watch"]
+__all__ = ["django_template", "noted", "quart_template", "slashed", "watch"]
 
 _QUART: Final = "heap_middleware.quart_route"
 _DJANGO: Final = "heap_middleware.django"
 
 
 def watch() -> None:
-    """Look for frameworks at every request, as they may be imported late: two look-ups while none is there."""
-    for name in tuple(_pending) if _pending else ():
+    """Look for frameworks, which may be imported late; a glance only while no module came or went."""
+    global _modules
+    modules = len(sys.modules)
+    if modules == _modules:
+        return
+    for name in tuple(_pending):
         module = sys.modules.get(name)
         if module is not None:
             try:
                 _pending[name](module)
-            except Exception:  # noqa: S112 - half-imported by another thread: the next request tries again
-                continue
-            _pending.pop(name, None)
+                _pending.pop(name, None)
+            except Exception:  # half-imported by another thread: the next request tries again
+                modules = -1
+    _modules = modules
+
+
+def noted(request: MutableMapping[str, Any]) -> bool:
+    """Whether Quart or Django said that they served the request."""
+    return _QUART in request or _DJANGO in request
 
 
 def quart_template(scope: MutableMapping[str, Any]) -> str | None:
@@ -82,6 +93,7 @@ def _connect_django(signals: Any) -> None:
     signals.request_started.connect(_django_request, dispatch_uid=_DJANGO)
 
 
+_modules = -1
 _pending: dict[str, Callable[[Any], None]] = {
     "quart.signals": _connect_quart,
     "django.core.signals": _connect_django,

@@ -15,33 +15,36 @@ _MISSING: Final = object()
 
 
 class WsgiRoutes:
-    """Asked at three moments of a request; `app` is the wrapped application, to know its mounts."""
+    """Asked at two moments of a request; `app` is the wrapped application, to know its mounts.
+
+    `arrival` is the SCRIPT_NAME before the application ran: dispatchers lengthen it in place.
+    """
 
     def __init__(self, route_of: RouteOf | None = None, app: Any = None) -> None:
         self._route_of = route_of
         self._app = app
         self._mounts: set[str] = set()  # those seen in use; bounded, as only configured ones get in
-
-    def on_arrival(self, environ: _Environ) -> Any:
-        """SCRIPT_NAME before the application ran: dispatchers lengthen it in place."""
         watch()
-        return environ.get("SCRIPT_NAME", "")
 
     def at_start(self, environ: _Environ, arrival: Any = None) -> str | None:
         """Inside `start_response`: Flask forgets its request when its context is popped."""
-        found = asked(self._route_of, environ)
-        if found is None:
-            try:
-                found = text(environ["werkzeug.request"].url_rule.rule)
-                return None if found is None else self._mounted(environ, arrival) + found
-            except Exception:  # not Flask, or no rule matched
-                return None
-        return found
+        if self._route_of is not None:
+            found = asked(self._route_of, environ)
+            if found is not None:
+                return found
+        try:
+            found = environ["werkzeug.request"].url_rule.rule
+            if environ.get("SCRIPT_NAME", "") == arrival and type(found) is str:
+                return found
+            return None if text(found) is None else self._mounted(environ, arrival) + found
+        except Exception:  # not Flask, or no rule matched
+            return None
 
     def at_end(self, environ: _Environ, response: Any, arrival: Any = None) -> str | None:
         """After the application returned (`response` is None when it raised), if `at_start` found nothing."""
         found = asked(self._route_of, environ)
         if found is None:
+            watch()
             try:
                 found = _django(environ, response)
                 return None if found is None else self._mounted(environ, arrival) + found
