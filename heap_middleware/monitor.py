@@ -6,14 +6,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import cast
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
-from heap_middleware.endpoints.windows import Level, Window, WindowRecorder
+from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable
 from heap_middleware.exposition.collector import HeapCollector, OwnFigures
 from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
