@@ -61,7 +61,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """`launch(command, url=, ready=, cwd=, env=)` starts a process and waits until `url + ready` answers anything.
 
     Its log is shown with a failing test. Environment variables come on top of those of the tests, which servers need
-    for coverage.
+    for coverage; None takes one away.
     """
     started: list[Server] = []
 
@@ -71,7 +71,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
         url: str,
         ready: str = "/metrics",
         cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
     ) -> Server:
         directory = tmp_path_factory.mktemp("server")
         log_path = directory / "log"
@@ -79,7 +79,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
             process = subprocess.Popen(
                 command,
                 cwd=cwd or directory,
-                env={**os.environ, **(env or {})},
+                env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -109,7 +109,7 @@ def serve(launch: Launch, free_port: Callable[[], int]) -> Launch:
         app: str,
         cwd: Path | None = None,
         args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         port: int | None = None,
         ready: str = "/metrics",
     ) -> Server:

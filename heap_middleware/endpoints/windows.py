@@ -5,9 +5,12 @@ request, and cyclic garbage outlive the call and die in somebody else's window. 
 
 1. No other request overlapped it, or any of the 32 before it: where requests overlap now and then, a server's other
    threads read and parse requests that have not arrived here yet.
-2. It runs from idle level to idle level. A level is `sys.getallocatedblocks()` after a young collection, read where
-   nothing of the request before is left: a sentinel, put last into the request's own environ or scope when the
-   response ends, tells by its death that the server has let go of it.
+2. It runs from idle level to idle level. A level is `sys.getallocatedblocks()` with CPython's own stores settled
+   (level.py), read where nothing of the request before is left: a sentinel, put last into the request's own environ or
+   scope when the response ends, tells by its death that the server has let go of it.
+   After an exception the environ lies in a reference cycle with the traceback and would die in the next collection
+   only, too late. The next time, such an endpoint's garbage is collected when its response ends, while the server
+   still has the environ, so that it dies in time.
 3. The request before it was of the same endpoint, so that what requests of a kind leave for their successor to clear
    (a connection's buffers, a cache of the last request) cancels out.
 4. No full collection happened inside it: that frees the garbage of many requests at once.
@@ -29,6 +32,10 @@ uvicorn also arms a keep-alive timer after each response and cancels it at the n
 timers in its heap until there are more than a hundred and then drops them all at once: one block a request, given back
 by one request in a hundred. The timers in the loop's heap are therefore counted and taken off as well.
 
+In Python 3.11 asyncio leaves each closed connection behind as a reference cycle of 13 to 15 blocks, which has grown old
+by then and waits for a full collection. There, a window on an ASGI server counts only if the next request comes from
+the same client address; where every request has a connection of its own, nothing is measured.
+
 A level must not change by what this file itself holds: figures live in one array, not in objects of their own.
 
 Levels cost a young collection each, so they are rationed: a token bucket holds the seconds that `budget` allows. They
@@ -39,7 +46,6 @@ because garbage that frees garbage goes in several steps.
 
 import asyncio
 import enum
-import gc
 import itertools
 import sys
 import time
@@ -48,6 +54,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from heap_middleware.endpoints.ledger import Endpoint, Ledger
+from heap_middleware.endpoints.level import Settler, full_collections
 
 __all__ = ["Level", "Window", "WindowRecorder"]
 
@@ -61,6 +68,7 @@ _RUN: Final = 32
 _AFTERMATH: Final = 1.5
 """What a level costs, over the time it takes to read: after a collection the application finds the processor's caches
 emptied. benchmarks/request_cost.py: batches with levels took 1.5 times longer than reading the levels explained."""
+_CONNECTIONS_LINGER: Final = sys.version_info < (3, 12)
 _LOOK: Final = 8
 """Requests after which a recorder that rests looks again whether it may measure: a clock costs more than a counter."""
 _BURST: Final = 0.05
@@ -116,14 +124,14 @@ class WindowRecorder:
         budget: float = 0.01,
         clock: Callable[[], float] = time.perf_counter,
         allocated_blocks: Callable[[], int] = sys.getallocatedblocks,
-        collect: Callable[[int], int] = gc.collect,
+        settle: Callable[[], object] | None = None,
     ) -> None:
         self._ledger = ledger
         self._every = sampling if isinstance(sampling, int) else 0
         self._budget = budget
         self._clock = clock
         self._allocated_blocks = allocated_blocks
-        self._collect = collect
+        self._settle_stores = settle or Settler()
         self._serials = itertools.count(1)
         self._active: set[Window] = set()
         self._last_crowded = -_QUIET
@@ -135,6 +143,8 @@ class WindowRecorder:
         self._last: Window | None = None  # the window that ended last, while its idle level may still be of use
         self._pending: Window | None = None  # ARRIVAL: the released window whose level the next arrival reads
         self._unreleased: set[Window] = set()  # windows whose sentinel still lives
+        self._cyclic: set[Endpoint] = set()  # endpoints whose environ outlived its request, as garbage perhaps
+        self._client: Any = None  # ARRIVAL: who sent the request that arrived last, as far as it was noted
         self._tokens = _BURST
         self._refilled = clock()
         self.spent = 0.0
@@ -169,8 +179,12 @@ class WindowRecorder:
             return  # the recorder rests
         if window.started and (last is None or last.endpoint != endpoint):
             window.started = False
+        if last in self._unreleased and last.endpoint is not None:
+            self._cyclic.add(last.endpoint)
         self._running = self._affordable(window)
         if (window.started or self._running) and endpoint is not None and self._clean(window):
+            if endpoint in self._cyclic and level is Level.RELEASE and sys.exception() is None:
+                self._settle()  # never under an exception: what it holds would grow old and wait for a full collection
             self._unreleased.add(window)
             if level is Level.RELEASE:
                 held[_SENTINEL_KEY] = _Sentinel(window, _environ_headers(held), self._released_idle)
@@ -192,7 +206,7 @@ class WindowRecorder:
         """RELEASE: nothing of the request is left but its headers; this moment is the idle level."""
         self._unreleased.discard(window)
         if not self._active and self._last is window and self._clean(window):
-            self._settle(window, _BLOCKS_PER_HEADER * headers)
+            self._read_level(window, _BLOCKS_PER_HEADER * headers)
 
     def _released(self, window: Window, _: int) -> None:
         """ARRIVAL: the next request's scope is being built; it reads the level when it arrives."""
@@ -202,23 +216,27 @@ class WindowRecorder:
 
     def _read_on_arrival(self, held: MutableMapping[str, Any]) -> None:
         window, self._pending = self._pending, None
+        client, self._client = self._client, held.get("client")
+        if _CONNECTIONS_LINGER and window is not None and client != self._client:
+            window.started = False
         if window is not None and self._last is window and self._clean(window):
-            self._settle(window, _BLOCKS_PER_HEADER * len(held.get("headers", ())) + _loop_timers())
+            self._read_level(window, _BLOCKS_PER_HEADER * len(held.get("headers", ())) + _loop_timers())
 
-    def _settle(self, window: Window, transient: int) -> None:
+    def _settle(self) -> None:
         began = self._clock()
-        self._collect(1)
-        if not any(window.serial - other.serial < _LINGERING for other in self._unreleased):
-            self._read(window, transient)
+        self._settle_stores()
         cost = (self._clock() - began) * _AFTERMATH
         self._tokens -= cost
         self.spent += cost
 
-    def _read(self, window: Window, transient: int) -> None:
+    def _read_level(self, window: Window, transient: int) -> None:
         """Read the level after `window`, with `transient` blocks that belong to no route taken off."""
+        self._settle()
+        if any(window.serial - other.serial < _LINGERING for other in self._unreleased):
+            return
         after, before = self._after, self._before
         after[0] = self._allocated_blocks() - transient
-        after[1] = gc.get_stats()[2]["collections"]
+        after[1] = full_collections()
         # Serials are also drawn by scrapes, so that a run does not go on across one.
         self._known = self._running and self._read_at == window.serial - 1
         self._read_at = window.serial

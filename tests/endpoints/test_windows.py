@@ -1,11 +1,11 @@
 """The windows backend on a heap of our own making: the rules at the top of windows.py, one by one."""
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
 
+from heap_middleware.endpoints import windows
 from heap_middleware.endpoints.ledger import Endpoint, Ledger
 from heap_middleware.endpoints.windows import Level, WindowRecorder
 
@@ -19,12 +19,9 @@ class Heap:
         self.blocks = 1_000
         self.now = 0.0
         self.cost = 0.0
-        self.collections = 0
 
-    def collect(self, generation: int) -> int:
+    def settle(self) -> None:
         self.now += self.cost
-        self.collections += 1
-        return 0
 
 
 class Server:
@@ -38,18 +35,20 @@ class Server:
             self.ledger,
             clock=lambda: self.heap.now,
             allocated_blocks=lambda: self.heap.blocks,
-            collect=self.heap.collect,
+            settle=self.heap.settle,
             **settings,
         )
         self.last: dict[str, Any] = {}
 
-    def serve(self, change: int = 0, *, route: str | None = "/route", headers: int = 0, keep: Any = None) -> None:
+    def serve(
+        self, change: int = 0, *, route: str | None = "/route", headers: int = 0, keep: Any = None, client: Any = None
+    ) -> None:
         if self.level is Level.RELEASE:
             held = {f"HTTP_{number}": "" for number in range(headers)}
             alive = 2 * headers
         else:
             # The server's connection lets go of the last scope while it builds the new one.
-            held = self.last = {"headers": [(b"name", b"value")] * headers}
+            held = self.last = {"headers": [(b"name", b"value")] * headers, "client": client}
             alive = 2 * headers
             self.heap.blocks += alive
         window = self.recorder.begin(held, self.level)
@@ -162,7 +161,7 @@ def test_an_environ_that_is_never_released_does_not_end_measuring() -> None:
 def test_a_full_collection_inside_spoils_the_window(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     """A window with a full garbage collection in it is not counted: that frees what many requests left."""
     full = iter(range(10_000))
-    monkeypatch.setattr(gc, "get_stats", lambda: [{}, {}, {"collections": next(full)}])
+    monkeypatch.setattr(windows, "full_collections", lambda: next(full))
     server.serve_many(50, change=7)
     assert server.totals.measured == 0
 
@@ -217,3 +216,36 @@ def test_the_event_loops_timers_are_taken_off() -> None:
     asyncio.run(main())
     assert server.totals.measured > 60
     assert (server.totals.gained, server.totals.lost) == (0, 0)
+
+
+def test_after_an_exception_the_next_one_is_measured() -> None:
+    """A route whose environ dies in a reference cycle with a traceback is measured from the second time on."""
+    server = Server()
+    cycles: list[Any] = []
+
+    def settle() -> None:
+        cycles.clear()
+
+    server.recorder._settle_stores = settle
+    for _ in range(50):
+        held: dict[str, Any] = {}
+        window = server.recorder.begin(held, server.level)
+        cycles.append(held)
+        server.heap.blocks += 4
+        server.recorder.finish(window, held, server.level, "GET", "/route")
+        del held
+    assert server.totals.measured >= 40
+    assert server.totals.gained == 4 * server.totals.measured
+
+
+def test_closed_connections_are_not_measured_where_they_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python leaves closed connections behind as garbage, a window over two connections is not counted."""
+    monkeypatch.setattr(windows, "_CONNECTIONS_LINGER", True)
+    server = Server(Level.ARRIVAL)
+    for number in range(60):
+        server.serve(13, client=("127.0.0.1", 40_000 + number))
+    assert server.totals.measured == 0
+    for _ in range(60):
+        server.serve(0, client=("127.0.0.1", 50_000))
+    assert server.totals.measured > 50
+    assert server.totals.gained == 0

@@ -2,6 +2,7 @@
 
 import random
 import string
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,16 +16,12 @@ HERE = Path(__file__).parent
 LEAKS = {"/leak1": 1, "/leak3": 3, "/leak20": 20}
 ROUTES = (*LEAKS, "/plain", "/json", "/user/", "/headers", "/raises", "/cycles", "/streams")
 WARM_UP = 300
-"""Requests of each route before the count begins, as a query over a time range leaves out a service's start: caches
-of routes and URLs fill, and CPython's free lists grow to what the routes need."""
-FREE_LIST = 2_000
-"""Streams before that: each adds one block to a free list of CPython's, bare as well, until it holds 2,000."""
+"""Requests of each route before the count begins, as a query over a time range leaves out a service's start: the caches
+of paths in Werkzeug and the standard library hold up to 256."""
 REQUESTS = 1_000
-
-MANY_PATHS = 0.7
-"""Known gap: a route whose path differs each time is charged about 0.4 objects, held by something not found yet."""
-BUDGET = {"HEAP_MIDDLEWARE_OVERHEAD_BUDGET": "0.2"}
-"""More than the default, so that a thousand requests of a route among ten are windows enough for 0.3 objects."""
+MEASURED = {"HEAP_MIDDLEWARE_SAMPLING": "1", "COVERAGE_PROCESS_CONFIG": None}
+"""Every request, so that a thousand of a route among ten give about a hundred windows. Coverage, which keeps notes of
+its own on the heap, stays out of these servers."""
 
 WSGI = {"app": "ten_routes_wsgi:app", "args": ["--log-level", "critical"]}
 ASGI = {"app": "ten_routes_asgi:app", "args": ["--log-level", "critical", "--http", "h11"]}
@@ -82,22 +79,19 @@ def per_request(before: dict[str, float], after: dict[str, float]) -> float | No
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_every_route_is_charged_its_own_leak(kind: str, how: dict[str, Any], serve: Callable[..., Any]) -> None:
     """With one client, leaks come out within 15 % plus 0.3 objects a request, clean routes within 0.3."""
-    with Client(serve(kind, cwd=HERE, env=BUDGET, **how).url) as client:
-        for _ in range(FREE_LIST):
-            client.get("/streams")
+    with Client(serve(kind, cwd=HERE, env=MEASURED, **how).url) as client:
         client.get_each(WARM_UP)
         before = client.figures()
         client.get_each(REQUESTS)
         after = client.figures()
     for route in ROUTES:
         assert after[route]["requests_total"] - before[route]["requests_total"] >= REQUESTS
+        if route == "/raises" and kind == "uvicorn" and sys.version_info < (3, 12):
+            continue  # uvicorn closes the connection, which Python 3.11 leaves behind as garbage: it is not measured
         found = per_request(before[route], after[route])
+        assert found is not None, f"{route} was never measured"
         leak = LEAKS.get(route, 0)
-        if found is None:
-            assert route == "/raises", f"{route} was never measured"
-        else:
-            tolerance = MANY_PATHS if route == "/user/" else 0.3
-            assert abs(found - leak) <= 0.15 * leak + tolerance, f"{route} leaks {leak}, found {found:.2f}"
+        assert abs(found - leak) <= 0.15 * leak + 0.3, f"{route} leaks {leak}, found {found:.2f}"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +104,7 @@ def test_every_route_is_charged_its_own_leak(kind: str, how: dict[str, Any], ser
 )
 def test_no_clean_route_is_accused_under_concurrency(kind: str, how: dict[str, Any], serve: Callable[..., Any]) -> None:
     """At concurrency 32 no clean route is charged more than half an object a request."""
-    url = serve(kind, cwd=HERE, **how).url
+    url = serve(kind, cwd=HERE, env=MEASURED, **how).url
 
     def work(seed: int) -> None:
         with Client(url) as client:
