@@ -1,7 +1,7 @@
 """What a census and a dendrogram cost, beside one `gc.get_objects()` and beside a search for each object's referrers.
 
     pip install -e . --group bench
-    python benchmarks/census_cost.py [--quick | --slow]
+    python benchmarks/census_cost.py [--quick]
 
 The two heap sizes are lists kept alive on top of this script's own objects. What is compared runs in turn, and the
 table shows medians of this one run.
@@ -25,8 +25,7 @@ from heap_middleware.heap.dendrogram import HeapDendrogram
 CENSUS_OBJECTS = (300_000, 2_000_000)
 REACHABLE_UP_TO = 300_000
 DENDROGRAM_OBJECTS = (3_000, 20_000, 300_000)
-QUADRATIC_AT = 3_000
-QUADRATIC_SLOW_AT = 20_000
+QUADRATIC_UP_TO = 20_000
 
 
 class Held:
@@ -98,7 +97,6 @@ def dendrogram_rows(count: int, rounds: int, quadratic: bool) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a census and a dendrogram cost.")
     parser.add_argument("--quick", action="store_true", help="one round for each figure")
-    parser.add_argument("--slow", action="store_true", help=f"the quadratic search at {QUADRATIC_SLOW_AT:,}, too")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else 7
     table = Table(title=f"Census and dendrogram, Python {platform.python_version()}")
@@ -109,8 +107,9 @@ def main() -> None:
     for count in CENSUS_OBJECTS:
         add_rows(table, count, census_rows(count, rounds, reachable=count <= REACHABLE_UP_TO))
     for count in DENDROGRAM_OBJECTS:
-        quadratic = count <= QUADRATIC_AT or (arguments.slow and count <= QUADRATIC_SLOW_AT)
-        add_rows(table, count, dendrogram_rows(count, min(rounds, 3) if quadratic else rounds, quadratic))
+        quadratic = count <= QUADRATIC_UP_TO  # a minute a round at 20,000
+        few = 1 if count == QUADRATIC_UP_TO else 3
+        add_rows(table, count, dendrogram_rows(count, min(rounds, few) if quadratic else rounds, quadratic))
     Console().print(table)
 
 

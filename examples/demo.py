@@ -3,6 +3,7 @@
 Everything it knows it reads from /metrics over HTTP, as Prometheus would.
 """
 
+import os
 import random
 import socket
 import subprocess
@@ -63,7 +64,9 @@ def serving() -> Iterator[str]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--bind", address, "app:app"]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=EXAMPLE, stdout=log, stderr=subprocess.STDOUT)
+        # The settings of whoever runs this are for their own services.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEAP_MIDDLEWARE_")}
+        process = subprocess.Popen(command, cwd=EXAMPLE, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_for_answer(f"http://{address}", process, log)
             yield f"http://{address}"

@@ -22,7 +22,6 @@ from heap_middleware.settings import HeapSettings
 
 __all__ = ["HeapMetricsMiddleware"]
 
-_SEEN: Final = "heap_middleware.monitor"
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -71,7 +70,7 @@ class HeapMetricsMiddleware:
         else:
             return await self.app(scope, receive, send)
         recorder = monitor.recorder
-        if recorder is None or scope.get(_SEEN) is monitor:  # nested twice counts once
+        if recorder is None or monitor.key in scope:  # nested twice counts once
             return await self.app(scope, receive, send)
         try:
             window = recorder.begin(scope, Level.ARRIVAL)
@@ -79,11 +78,11 @@ class HeapMetricsMiddleware:
             monitor.fault("request")
             return await self.app(scope, receive, send)
         arrival = scope.get("path")  # Litestar shortens it in place at its mounts
-        scope[_SEEN] = monitor
+        scope[monitor.key] = True
         try:
             return await self.app(scope, receive, send)
         finally:
-            scope.pop(_SEEN, None)  # whoever calls may use the scope again
+            scope.pop(monitor.key, None)  # whoever calls may use the scope again
             route = None
             try:
                 route = self._routes.at_end(scope, arrival)

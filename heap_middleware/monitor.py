@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -38,11 +38,13 @@ class HeapMonitor:
 
     def __init__(self, settings: HeapSettings | None = None) -> None:
         self.settings = settings if settings is not None else HeapSettings.from_environment()
-        if self.settings.attribution == "native":
+        if self.settings.enabled and self.settings.attribution == "native":
             raise BackendUnavailable(
                 "attribution is 'native', and this installation has no accelerator; "
                 "allowed here: False, True or 'windows'"
             )
+        self.key = f"heap_middleware.monitor.{id(self)}"
+        """Where the adapters note in an environ or scope that this monitor measures the request already."""
         self._start()
         _monitors.add(self)
 
@@ -61,7 +63,8 @@ class HeapMonitor:
 
     def census(self) -> Census:
         """Objects and bytes by type, now or at most `census_min_interval` seconds ago."""
-        return self._census.get()
+        with self._disturbing():
+            return self._census.get()
 
     def endpoints(self) -> Mapping[Endpoint, EndpointTotals]:
         """What is known of each (method, route) so far; empty without `attribution`."""
@@ -108,16 +111,23 @@ class HeapMonitor:
         settings = self.settings
         self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
         self.recorder = (
-            WindowRecorder(self.ledger, sampling=settings.sampling, budget=settings.overhead_budget)
+            WindowRecorder(
+                self.ledger,
+                sampling=settings.sampling,
+                budget=settings.overhead_budget,
+                fault=partial(self.fault, "request"),
+            )
             if settings.enabled and settings.attribution
             else None
         )
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
-        self._page = MetricsPage(settings.metrics_path, self.collector(), settings.registry)
+        self._page = MetricsPage(
+            settings.metrics_path, self.collector(), settings.registry, fault=partial(self.fault, "registry")
+        )
         self.paths = self._page.paths if settings.enabled else frozenset()
         """The paths whose requests `respond` answers instead of the application."""
         self._render_seconds = 0.0
-        self._faults: dict[str, int] = {"request": 0, "scrape": 0}
+        self._faults: dict[str, int] = {"request": 0, "scrape": 0, "registry": 0}
 
     def _take_census(self) -> Census:
         settings = self.settings
@@ -132,11 +142,8 @@ class HeapMonitor:
         if self.recorder is None:
             yield
             return
-        self.recorder.disturb()
-        try:
+        with self.recorder.disturbing():
             yield
-        finally:
-            self.recorder.disturb()
 
 
 _monitors: "weakref.WeakSet[HeapMonitor]" = weakref.WeakSet()

@@ -20,6 +20,11 @@ _PREFIX: Final = "HEAP_MIDDLEWARE_"
 _NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
 _MAX_SHOWN: Final = 300
 """Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
+_BOOLEANS: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+_BETWEEN_PATTERNS: Final = re.compile(r",(?![^{]*\})(?![^\[]*\])")  # not the commas of {1,2} and [,;]
 _log = logging.getLogger("heap_middleware")
 
 
@@ -38,15 +43,13 @@ def _require(holds: bool) -> None:
 
 
 def _boolean() -> _Kind:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-
     def check(value: Any) -> bool:
         _require(type(value) is bool)
         return bool(value)
 
     def parse(text: str) -> bool:
-        _require(text.lower() in words)
-        return words[text.lower()]
+        _require(text.lower() in _BOOLEANS)
+        return _BOOLEANS[text.lower()]
 
     return _Kind("True or False (in the environment 1, true, yes, on, 0, false, no, off)", check, parse)
 
@@ -82,8 +85,8 @@ def _choice(*words: Any, integers_from: int | None = None) -> _Kind:
     def parse(text: str) -> Any:
         if text.isascii() and text.isdigit() and integers_from is not None:
             return check(int(text))
-        if any(type(word) is bool for word in words) and text.lower() in {"0", "1", "true", "false", "yes", "no"}:
-            return text.lower() in {"1", "true", "yes"}
+        if any(type(word) is bool for word in words) and text.lower() in _BOOLEANS:
+            return _BOOLEANS[text.lower()]
         return check(text)
 
     return _Kind(allowed, check, parse)
@@ -121,7 +124,7 @@ def _patterns() -> _Kind:
     return _Kind(
         "a tuple or list of regular expressions (in the environment separated by commas)",
         check,
-        lambda text: check([part.strip() for part in text.split(",") if part.strip()]),
+        lambda text: check([part.strip() for part in _BETWEEN_PATTERNS.split(text) if part.strip()]),
     )
 
 

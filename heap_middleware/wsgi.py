@@ -21,7 +21,6 @@ from heap_middleware.settings import HeapSettings
 
 __all__ = ["HeapMetricsMiddleware"]
 
-_SEEN: Final = "heap_middleware.monitor"
 _FINISHED: Final = (list, tuple, bytes, str, NoneType)
 """Results with nothing of the application left to run. The last three are mistakes, for the server to find."""
 Environ = dict[str, Any]
@@ -48,7 +47,7 @@ class HeapMetricsMiddleware:
         if environ.get("PATH_INFO") in monitor.paths:
             return self._answer(environ, start_response)
         recorder = monitor.recorder
-        if recorder is None or environ.get(_SEEN) is monitor:  # nested twice counts once
+        if recorder is None or monitor.key in environ:  # nested twice counts once
             return self.app(environ, start_response)  # type: ignore[no-any-return]
         try:
             window = recorder.begin(environ, Level.RELEASE)
@@ -112,7 +111,7 @@ class _Exchange:
         self._arrival = environ.get("SCRIPT_NAME", "")
         self._route: str | None = None
         self.ended = False
-        environ[_SEEN] = middleware.monitor
+        environ[middleware.monitor.key] = True
 
     def start_response(self, *args: Any, **kwargs: Any) -> Any:
         """Pass it on, after a look at the route: Flask forgets it when its context ends, before the response does."""
@@ -130,7 +129,7 @@ class _Exchange:
             return
         self.ended = True
         middleware, environ, route = self._middleware, self._environ, self._route
-        environ.pop(_SEEN, None)  # a server may use the environ again
+        environ.pop(middleware.monitor.key, None)  # a server may use the environ again
         if route is None:
             try:
                 route = middleware._routes.at_end(environ, result, self._arrival)

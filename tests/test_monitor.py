@@ -44,15 +44,20 @@ def test_hostile_scrapes_are_answered(method, text):
 
 
 def test_respond_never_raises(monkeypatch):
-    """A failing collector of mine, or a failing middleware, is a 503 to the scraper."""
+    """A failing census is a 503 to the scraper, and counted."""
+    monitor = HeapMonitor(HeapSettings())
 
-    class Failing:
-        def collect(self):
-            raise RuntimeError("mine")
+    def fail():
+        raise RuntimeError("ours")
 
-    monitor = HeapMonitor(HeapSettings(registry=Failing()))
+    monkeypatch.setattr(monitor._census, "get", fail)
     assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
-    assert monitor.own_figures().faults == {"request": 0, "scrape": 1}
+    assert monitor.own_figures().faults == {"request": 0, "scrape": 1, "registry": 0}
+
+
+def test_switched_off_wins():
+    """With `enabled=False` nothing is asked of the backend, whichever is set."""
+    assert HeapMonitor(HeapSettings(enabled=False, attribution="native")).recorder is None
 
 
 def test_my_registry_is_shown_too():

@@ -135,3 +135,19 @@ def test_no_path_switches_it_off():
     """With metrics_path=None, or an empty variable, the middleware answers no path."""
     assert HeapSettings(metrics_path=None).metrics_path is None
     assert HeapSettings.from_environment({"HEAP_MIDDLEWARE_METRICS_PATH": ""}).metrics_path is None
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [("^/a,^/b", ("^/a", "^/b")), ("^/a{1,2}$, /b", ("^/a{1,2}$", "/b")), ("x[,;]y,z", ("x[,;]y", "z"))],
+)
+def test_commas_of_a_pattern_stay_in_it(text, patterns):
+    """In the environment commas separate patterns, except those inside braces and brackets."""
+    settings = HeapSettings.from_environment({"HEAP_MIDDLEWARE_EXCLUDE_ROUTES": text})
+    assert settings.exclude_routes == patterns
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("off", False), ("1", True), ("windows", "windows")])
+def test_attribution_from_the_environment(text, value):
+    """Attribution is switched by the same words as other switches, or names a backend."""
+    assert HeapSettings.from_environment({"HEAP_MIDDLEWARE_ATTRIBUTION": text}).attribution == value

@@ -26,6 +26,9 @@ _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "WEBSOCKET"}
 )
 _OTHER_METHOD: Final = "OTHER"
+_REMEMBERED: Final = 32
+"""Measured requests whose mean an unmeasured one is taken to be like. A mean of all of them would carry what a
+service's start left behind into every later request, and a clean route would seem to grow for hours."""
 _MEMO_LIMIT: Final = 4096
 """Remembered answers for (method, template) pairs; templates are few, but a `route_of` may make them up."""
 
@@ -45,22 +48,19 @@ class EndpointTotals:
     measured: int = 0
     gained: float = 0.0
     lost: float = 0.0
+    retained_objects: float = 0.0
+    """Estimate of the objects all requests left alive: each stands for the mean of the measured ones around it."""
 
     @property
     def objects_per_request(self) -> float:
         """Net objects a measured request left alive, on average; 0.0 while none was measured."""
         return (self.gained - self.lost) / self.measured if self.measured else 0.0
 
-    @property
-    def retained_objects(self) -> float:
-        """Estimate of the objects all requests left alive: the measured mean times all requests."""
-        return self.objects_per_request * self.requests
-
 
 class _Row:
     """The running sums of one endpoint; None for the requests of excluded routes, which are shown nowhere."""
 
-    __slots__ = ("endpoint", "gained", "lost", "measured", "reads", "requests")
+    __slots__ = ("covered", "endpoint", "gained", "lost", "mean", "measured", "reads", "requests", "retained")
 
     def __init__(self, endpoint: Endpoint | None) -> None:
         self.endpoint = endpoint
@@ -69,11 +69,30 @@ class _Row:
         self.measured = 0
         self.gained = 0.0
         self.lost = 0.0
+        self.mean = 0.0  # of the measured changes, the older ones forgotten by and by
+        self.covered = 0  # requests that `retained` accounts for
+        self.retained = 0.0
 
-    def totals(self) -> EndpointTotals:
+    def count(self) -> int:
         requests = next(self.requests) - self.reads
         self.reads += 1
-        return EndpointTotals(requests, self.measured, self.gained, self.lost)
+        return requests
+
+    def measure(self, change: float) -> None:
+        self.measured += 1
+        if change >= 0:
+            self.gained += change
+        else:
+            self.lost -= change
+        self.mean += (change - self.mean) / min(self.measured, _REMEMBERED)
+        requests = self.count()
+        self.retained += self.mean * (requests - self.covered)
+        self.covered = requests
+
+    def totals(self) -> EndpointTotals:
+        requests = self.count()
+        retained = self.retained + self.mean * (requests - self.covered)
+        return EndpointTotals(requests, self.measured, self.gained, self.lost, retained)
 
 
 class Ledger:
@@ -96,28 +115,26 @@ class Ledger:
     def measure(self, endpoint: Endpoint, change: float) -> None:
         """Record by how many objects the heap changed over one request that was already counted."""
         with self._lock:
-            row = self._rows[endpoint]
-            row.measured += 1
-            if change >= 0:
-                row.gained += change
-            else:
-                row.lost -= change
+            self._rows[endpoint].measure(change)
 
     def snapshot(self) -> dict[Endpoint, EndpointTotals]:
         """A copy of all totals."""
         with self._lock:
             return {endpoint: row.totals() for endpoint, row in self._rows.items()}
 
-    def _admit(self, method: str, route: str | None) -> _Row:
+    def _admit(self, method: str, asked: str | None) -> _Row:
+        route = asked
         with self._lock:
             if route is not None and any(pattern.search(route) for pattern in self._exclude):
                 row = _Row(None)
             else:
+                if route is not None:  # lone surrogates, from a `route_of`, have no place in a metric
+                    route = route.encode("utf-8", "backslashreplace").decode("utf-8")
                 endpoint = Endpoint(method if method in _METHODS else _OTHER_METHOD, self._bounded(route))
                 row = self._rows.setdefault(endpoint, _Row(endpoint))
             # Unknown methods and the routes beyond the limit are chosen by others: they are not remembered.
             if method in _METHODS and len(self._memo) < _MEMO_LIMIT:
-                self._memo[method, route] = row
+                self._memo[method, asked] = row
             return row
 
     def _bounded(self, route: str | None) -> str:

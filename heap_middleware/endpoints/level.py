@@ -54,9 +54,16 @@ class Settler:
 
 
 def _fill_tuples() -> None:
-    # 2 ms and 5 MB, from which the application's own tuples are taken from then on.
-    for size in _TUPLE_SIZES:
-        list(zip(*itertools.repeat(bytes(_TUPLES), size), strict=True))
+    # 2 ms and 5 MB, from which the application's own tuples are taken from then on. So many new tuples would bring
+    # about collections, even a full one that empties the lists again: none for these 2 ms.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for size in _TUPLE_SIZES:
+            list(zip(*itertools.repeat(bytes(_TUPLES), size), strict=True))
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _fill_dicts() -> None:

@@ -4,13 +4,15 @@ The naive difference is wrong by tens of objects, because a request's environ or
 request, and cyclic garbage outlive the call and die in somebody else's window. A window counts only when:
 
 1. No other request overlapped it, or any of the 32 before it: where requests overlap now and then, a server's other
-   threads read and parse requests that have not arrived here yet.
+   threads read and parse requests that have not arrived here yet. With a threaded server, neither does a window count
+   at whose start or end a level was read less than half a millisecond before the next request arrived: by then another
+   thread was parsing that.
 2. It runs from idle level to idle level. A level is `sys.getallocatedblocks()` with CPython's own stores settled
    (level.py), read where nothing of the request before is left: a sentinel, put last into the request's own environ or
    scope when the response ends, tells by its death that the server has let go of it.
    After an exception the environ lies in a reference cycle with the traceback and would die in the next collection
    only, too late. The next time, such an endpoint's garbage is collected when its response ends, while the server
-   still has the environ, so that it dies in time.
+   still has the environ, so that it dies in time. A window in which an earlier environ dies is not counted.
 3. The request before it was of the same endpoint, so that what requests of a kind leave for their successor to clear
    (a connection's buffers, a cache of the last request) cancels out.
 4. No full collection happened inside it: that frees the garbage of many requests at once.
@@ -50,7 +52,8 @@ import itertools
 import sys
 import time
 from array import array
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from heap_middleware.endpoints.ledger import Endpoint, Ledger
@@ -58,16 +61,15 @@ from heap_middleware.endpoints.level import Settler, full_collections
 
 __all__ = ["Level", "Window", "WindowRecorder"]
 
-_SENTINEL_KEY: Final = "heap_middleware.window"
 _BLOCKS_PER_HEADER: Final = 2
 _QUIET: Final = 32
-_LINGERING: Final = 100
-"""Requests after which an environ or scope that was not released counts as kept: it spoils no more levels."""
 _RUN: Final = 32
 """Requests in a row that `sampling=N` measures, before it leaves out N - 1 times as many."""
-_AFTERMATH: Final = 1.5
+_AFTERMATH: Final = 2.3
 """What a level costs, over the time it takes to read: after a collection the application finds the processor's caches
-emptied. benchmarks/request_cost.py: batches with levels took 1.5 times longer than reading the levels explained."""
+emptied. benchmarks/request_cost.py: batches with levels took 2.3 times longer than reading the levels explained."""
+_PARSING: Final = 0.0005
+"""Seconds; gunicorn's threads take 0.1 to 0.2 ms from a readable socket to the application."""
 _CONNECTIONS_LINGER: Final = sys.version_info < (3, 12)
 _LOOK: Final = 8
 """Requests after which a recorder that rests looks again whether it may measure: a clock costs more than a counter."""
@@ -86,12 +88,13 @@ class Level(enum.Enum):
 class Window:
     """One request, from its arrival to the idle level after it. `started`: the idle level before it is known."""
 
-    __slots__ = ("crowded", "endpoint", "serial", "started")
+    __slots__ = ("crowded", "endpoint", "serial", "started", "threaded")
 
     serial: int
     crowded: bool
     started: bool
     endpoint: Endpoint | None
+    threaded: bool
 
 
 class _Sentinel:
@@ -125,6 +128,7 @@ class WindowRecorder:
         clock: Callable[[], float] = time.perf_counter,
         allocated_blocks: Callable[[], int] = sys.getallocatedblocks,
         settle: Callable[[], object] | None = None,
+        fault: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._every = sampling if isinstance(sampling, int) else 0
@@ -132,18 +136,24 @@ class WindowRecorder:
         self._clock = clock
         self._allocated_blocks = allocated_blocks
         self._settle_stores = settle or Settler()
+        self._fault = fault  # called while an exception of ours is handled that no caller would see
+        self._key = f"heap_middleware.window.{id(self)}"
         self._serials = itertools.count(1)
         self._active: set[Window] = set()
         self._last_crowded = -_QUIET
         self._before = array("q", (0, 0))  # the idle level before the one window that has `started`, as _read gives it
         self._after = array("q", (0, 0))  # the idle level after `_last`
         self._known = False  # whether `_after` was read
-        self._read_at = 0  # the serial of the window after which a level was read last
+        self._newest = 0  # the serial of the window that began last
+        self._read_at = -1  # the serial of the window after which a level was read last
         self._running = True  # whether a run of levels is on
         self._last: Window | None = None  # the window that ended last, while its idle level may still be of use
         self._pending: Window | None = None  # ARRIVAL: the released window whose level the next arrival reads
         self._unreleased: set[Window] = set()  # windows whose sentinel still lives
         self._cyclic: set[Endpoint] = set()  # endpoints whose environ outlived its request, as garbage perhaps
+        self._read_among_threads = False  # whether the last level waits for the next arrival to confirm it
+        self._level_read = 0.0  # when that was
+        self._unconfirmed: tuple[Endpoint, int] | None = None  # the window that ended at it
         self._client: Any = None  # ARRIVAL: who sent the request that arrived last, as far as it was noted
         self._tokens = _BURST
         self._refilled = clock()
@@ -154,7 +164,7 @@ class WindowRecorder:
         """Take note that a request arrives, with its environ or scope."""
         # Set here, not in a constructor of its own: one call less on every request.
         window = Window()
-        window.serial = next(self._serials)
+        window.serial = self._newest = next(self._serials)
         window.crowded = window.started = False
         active = self._active
         active.add(window)
@@ -162,7 +172,13 @@ class WindowRecorder:
             window.crowded = True
             self._last_crowded = max(self._last_crowded, window.serial)
         elif self._pending is not None and level is Level.ARRIVAL:
-            self._read_on_arrival(held)
+            try:
+                self._read_on_arrival(held)
+            except BaseException:
+                active.discard(window)  # or it would overlap every later one
+                raise
+        if self._read_among_threads:
+            self._confirm()
         if self._known:
             window.started, self._known = True, False
             self._before, self._after = self._after, self._before
@@ -186,16 +202,30 @@ class WindowRecorder:
             if endpoint in self._cyclic and level is Level.RELEASE and sys.exception() is None:
                 self._settle()  # never under an exception: what it holds would grow old and wait for a full collection
             self._unreleased.add(window)
+            window.threaded = bool(held.get("wsgi.multithread"))
             if level is Level.RELEASE:
-                held[_SENTINEL_KEY] = _Sentinel(window, _environ_headers(held), self._released_idle)
+                held[self._key] = _Sentinel(window, _environ_headers(held), self._released_idle)
             else:
-                held[_SENTINEL_KEY] = _Sentinel(window, 0, self._released)
+                held[self._key] = _Sentinel(window, 0, self._released)
 
-    def disturb(self) -> None:
-        """Take note that the heap changes for a reason that is no request, a scrape, say: before and after it."""
+    @contextmanager
+    def disturbing(self) -> Iterator[None]:
+        """While this is entered, the heap changes for a reason that is no request, a scrape, say."""
+        scrape = Window()
+        scrape.serial, scrape.crowded = next(self._serials), True  # a serial drawn ends a run of levels
+        self._forget()
+        self._active.add(scrape)  # overlaps what comes meanwhile
+        try:
+            yield
+        finally:
+            self._active.discard(scrape)
+            self._forget()
+
+    def _forget(self) -> None:
         for window in tuple(self._active):
             window.crowded = True
-        next(self._serials)  # ends a run of levels
+        if self._read_among_threads:
+            self._confirm()
         self._known = False
         self._pending = self._last = None
 
@@ -205,14 +235,27 @@ class WindowRecorder:
     def _released_idle(self, window: Window, headers: int) -> None:
         """RELEASE: nothing of the request is left but its headers; this moment is the idle level."""
         self._unreleased.discard(window)
-        if not self._active and self._last is window and self._clean(window):
-            self._read_level(window, _BLOCKS_PER_HEADER * headers)
+        try:
+            if self._active or self._last is not window:
+                self._late()
+            elif self._clean(window):
+                self._read_level(window, _BLOCKS_PER_HEADER * headers)
+        except Exception:  # in a finalizer, where nobody would catch it
+            self._fault()
 
     def _released(self, window: Window, _: int) -> None:
         """ARRIVAL: the next request's scope is being built; it reads the level when it arrives."""
         self._unreleased.discard(window)
         if self._last is window:
             self._pending = window
+        else:
+            self._late()
+
+    def _late(self) -> None:
+        """An environ or scope dies after the next request began: what it held is given back in that one's window."""
+        for window in tuple(self._active):
+            window.started = False
+        self._known = False
 
     def _read_on_arrival(self, held: MutableMapping[str, Any]) -> None:
         window, self._pending = self._pending, None
@@ -231,17 +274,33 @@ class WindowRecorder:
 
     def _read_level(self, window: Window, transient: int) -> None:
         """Read the level after `window`, with `transient` blocks that belong to no route taken off."""
+        newest = self._newest
         self._settle()
-        if any(window.serial - other.serial < _LINGERING for other in self._unreleased):
-            return
+        if self._newest != newest:
+            return  # another thread's request began meanwhile
         after, before = self._after, self._before
         after[0] = self._allocated_blocks() - transient
         after[1] = full_collections()
         # Serials are also drawn by scrapes, so that a run does not go on across one.
+        self._read_among_threads = window.threaded
         self._known = self._running and self._read_at == window.serial - 1
         self._read_at = window.serial
         if window.started and window.endpoint is not None and after[1] == before[1]:
-            self._ledger.measure(window.endpoint, after[0] - before[0])
+            if window.threaded:
+                self._unconfirmed = window.endpoint, after[0] - before[0]
+            else:
+                self._ledger.measure(window.endpoint, after[0] - before[0])
+        if window.threaded:
+            self._level_read = self._clock()
+
+    def _confirm(self) -> None:
+        """A request arrives, the first since a level was read among other threads: was it being parsed then?"""
+        self._read_among_threads = False
+        measured, self._unconfirmed = self._unconfirmed, None
+        if self._clock() - self._level_read < _PARSING:
+            self._known = False
+        elif measured is not None:
+            self._ledger.measure(*measured)
 
     def _affordable(self, window: Window) -> bool:
         """Whether the run of levels goes on, or a new one begins, after this window."""

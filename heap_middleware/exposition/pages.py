@@ -41,12 +41,14 @@ class PageResponse:
 class MetricsPage:
     """Answers scrapes of `path` with the families of `collector` and, if given, those of the user's registry."""
 
-    def __init__(self, path: str | None, collector: Collector, registry: Any = None) -> None:
+    def __init__(
+        self, path: str | None, collector: Collector, registry: Any = None, *, fault: Callable[[], None] = lambda: None
+    ) -> None:
         self.paths: frozenset[str] = frozenset() if path is None else frozenset({path, path + "/"})
         """The paths answered here; `/metrics/` is `/metrics`, for scrapers that add the slash."""
         own = CollectorRegistry()
         own.register(collector)
-        self._registry = _Joined(own, registry)
+        self._registry = _Joined(own, registry, fault)
 
     def respond(self, request: PageRequest) -> PageResponse:
         """The answer to a request for one of `paths`."""
@@ -68,9 +70,10 @@ class MetricsPage:
 class _Joined(Collector):
     """Our registry and the user's as one; of a family in both, such as a collector registered twice, ours is shown."""
 
-    def __init__(self, own: Any, other: Any) -> None:
+    def __init__(self, own: Any, other: Any, fault: Callable[[], None]) -> None:
         self._own = own
         self._other = other
+        self._fault = fault
 
     def collect(self) -> Iterator[Metric]:
         shown = set()
@@ -78,13 +81,16 @@ class _Joined(Collector):
             shown.add(metric.name)
             yield metric
         if self._other is not None:
-            yield from (metric for metric in self._other.collect() if metric.name not in shown)
+            try:
+                yield from [metric for metric in self._other.collect() if metric.name not in shown]
+            except Exception:  # a collector of the user's: its metrics are lost, the heap's are not
+                self._fault()
 
     def restricted_registry(self, names: Iterable[str]) -> "_Joined":
         other = self._other
         if hasattr(other, "restricted_registry"):
             other = other.restricted_registry(names)
-        return _Joined(self._own.restricted_registry(names), other)
+        return _Joined(self._own.restricted_registry(names), other, self._fault)
 
 
 def _names(query: str) -> list[str] | None:

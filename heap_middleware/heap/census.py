@@ -4,7 +4,7 @@ The rules of this file:
 - The list of all objects is dropped slice by slice, as soon as each is counted: while it lives, nothing in it can die.
 - Between slices the interpreter is handed over, so that no other thread waits for a whole walk. The only step that
   cannot be cut is making the list.
-- Tuples that another thread is still building are left out: `list_tracked` says why.
+- Young tuples, which another thread may still be building, are counted without being held: `list_tracked` says why.
 - No lock is held here: dropping a reference can run a finalizer of the application, which may ask for a census.
 - Classes are keyed by identity; `typeinfo` says why.
 
@@ -19,12 +19,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from heap_middleware.heap.referrers import list_tracked
-from heap_middleware.heap.typeinfo import Sizer, basic_size, is_own_type, sizer_of, type_name
+from heap_middleware.heap.referrers import list_without_young_tuples, young_tuple_sizes
+from heap_middleware.heap.typeinfo import Sizer, basic_size, can_refer, is_own_type, sizer_of, type_name
 
 __all__ = ["OTHER", "Census", "CensusKind", "TypeFilter", "TypeRow", "take_census"]
 
@@ -106,24 +106,27 @@ class _Tally:
         self.bytes: float = 0
 
 
-def _list_objects() -> list[Any]:
-    return list_tracked(with_tuples=True)
-
-
 def take_census(
     kind: CensusKind = "tracked",
     types: TypeFilter = TypeFilter(),
     *,
     clock: Callable[[], float] = time.perf_counter,
     hand_over: Callable[[], None] = lambda: time.sleep(0),
-    get_objects: Callable[[], list[Any]] = _list_objects,
+    get_objects: Callable[[], list[Any]] = list_without_young_tuples,
+    tuple_sizes: Callable[[], Mapping[int, int]] = young_tuple_sizes,
 ) -> Census:
-    """Count every object once. `hand_over` is called between slices; it lets other threads run."""
+    """Count every object once. `hand_over` is called between slices; it lets other threads run.
+
+    `tuple_sizes` gives the number of tuples of each size in bytes that `get_objects` leaves out.
+    """
     began = clock()
     objects = get_objects()
     pause = clock() - began
-    walked = len(objects)
-    tallies: dict[int, _Tally] = {}
+    tuples = tuple_sizes()
+    walked = len(objects) + sum(tuples.values())
+    tallies: dict[int, _Tally] = {id(tuple): _Tally(tuple)}
+    tallies[id(tuple)].objects = sum(tuples.values())
+    tallies[id(tuple)].bytes = sum(size * count for size, count in tuples.items())
     count, length = (_count_reachable, _REACHABLE_SLICE) if kind == "reachable" else (_count, _SLICE)
     while objects:
         part = objects[-length:]
@@ -132,7 +135,9 @@ def take_census(
         del part
         hand_over()
     rows = types.rows(
-        (type_name(tally.cls), tally.objects, tally.bytes) for tally in tallies.values() if not is_own_type(tally.cls)
+        (type_name(tally.cls), tally.objects, tally.bytes)
+        for tally in tallies.values()
+        if tally.objects and not is_own_type(tally.cls)
     )
     return Census(
         rows=rows,
@@ -173,21 +178,38 @@ def _count_reachable(objects: Sequence[Any], tallies: dict[int, _Tally]) -> None
 def _follow(holder: Any, weight: float, tallies: dict[int, _Tally]) -> None:
     """Add the untracked objects that `holder` refers to, each with its share, and what those refer to."""
     pending = [(holder, weight)]
+    waiting: Counter[int] = Counter()  # the references that `pending` itself holds
     while pending:
         item, weight = pending.pop()
-        referents = gc.get_referents(item)
-        times = Counter(map(id, referents))  # by identity: `list.count` would call the application's `__eq__`
+        waiting.subtract((id(item),))
+        referents = _referents(item)
+        times: Counter[int] = Counter()
+        for start in range(0, len(referents), _SLICE):
+            # By identity: `list.count` would call the application's `__eq__`. In parts, for the other threads' sake.
+            times.update(map(id, referents[start : start + _SLICE]))
         while referents:
             # Popping leaves one reference of ours, `referent`, beside those the list still holds of the same object.
             referent = referents.pop()
             again = times.pop(id(referent), 0)
             if not again or gc.is_tracked(referent):
                 continue
-            references = sys.getrefcount(referent) - 2 - (again - 1)
+            references = sys.getrefcount(referent) - 2 - (again - 1) - waiting[id(referent)]
             share = weight * again / max(references, again)
             _add(referent, share, tallies)
-            if share > 1e-6:
+            if share > 1e-6 and can_refer(type(referent)):
                 pending.append((referent, share))
+                waiting.update((id(referent),))
+
+
+def _referents(item: Any) -> list[Any]:
+    referents = gc.get_referents(item)
+    if issubclass(type(item), dict):
+        # A table of nothing but `str` keys does not show them to the garbage collector.
+        keys = list(dict.keys(item))
+        shown = set(map(id, referents))
+        hidden = len(referents) < 2 * len(keys) if type(item) is dict else any(id(key) not in shown for key in keys)
+        referents += keys if hidden else ()
+    return referents
 
 
 def _add(item: Any, share: float, tallies: dict[int, _Tally]) -> None:

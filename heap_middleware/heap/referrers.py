@@ -12,18 +12,31 @@ The rules of this file:
 """
 
 import gc
+import sys
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, compress, repeat, tee
 from operator import eq, is_, is_not
 from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["Cut", "Referrers", "Walk", "holders_first_walk", "index_referrers", "list_tracked"]
+__all__ = [
+    "Cut",
+    "Referrers",
+    "Walk",
+    "holders_first_walk",
+    "index_referrers",
+    "list_tracked",
+    "list_without_young_tuples",
+    "young_tuple_sizes",
+]
 
 Cut = Literal["depth", "items"]
 """The limit that ended a walk early; `"items"` where both did, because only that one leaves objects out."""
 
 _Choice = Callable[[Iterator[Any], Iterator[Any]], Iterator[bool]]
+_YOUNG: Final = (0, 1)
+_OLD: Final = 2
 _GLUE: Final = (map, tuple, type(iter(())))
 _NONE: Final = -1
 
@@ -139,19 +152,39 @@ def list_tracked(*, with_tuples: bool) -> list[Any]:
 
     `tuple(generator)` lists its unfinished tuple, and when it grows it, it raises SystemError if anybody else holds a
     reference (CPython issue 101855; seen on 3.11 to 3.13 as soon as a thread switch meets a held `gc.get_objects()`).
-    So the tuples leave the list within one call into C, before the interpreter can switch threads. With `with_tuples`
-    those come back that have no empty slot; a generator that stops exactly where its tuple is full is not told apart.
+    A tuple in the making is young, so the young tuples leave the list within one call into C, before the interpreter
+    can switch threads; one that is still unfinished after two collections is not told apart. With `with_tuples`, the
+    old ones are listed, and of the young those that have no empty slot.
     """
-    found = _drained(_sifted(map(gc.get_objects, (None,)), _are_no_tuples))
+    old = gc.get_objects(generation=_OLD)
+    if not with_tuples:
+        old = [item for item in old if type(item) is not tuple]
+    young = _drained(_sifted(map(gc.get_objects, _YOUNG), _are_no_tuples), old)
     if with_tuples:
-        tuples = map(list, (_sifted(map(gc.get_objects, (None,)), _are_tuples),))
-        found += _drained(_sifted(tuples, _are_full))
-    return found
+        tuples = map(list, (_sifted(map(gc.get_objects, _YOUNG), _are_tuples),))
+        young += _drained(_sifted(tuples, _are_full), old)
+    old += young
+    return old
 
 
-def _sifted(one_list: Iterator[list[Any]], keep: _Choice) -> chain[Any]:
-    """Pick from a list that is yet to be made the items `keep` selects; as the last step, empty that list."""
-    items, same, again, last = tee(one_list, 4)
+def list_without_young_tuples() -> list[Any]:
+    """List what the garbage collector tracks, for a census; `young_tuple_sizes` has the rest.
+
+    The longest step that cannot be cut is `gc.get_objects()` itself.
+    """
+    old = gc.get_objects(generation=_OLD)
+    old += _drained(_sifted(map(gc.get_objects, _YOUNG), _are_no_tuples), old)
+    return old
+
+
+def young_tuple_sizes() -> Counter[int]:
+    """Tell how many young tuples there are of each size in bytes; none of them is held after one call into C."""
+    return Counter(map(sys.getsizeof, _sifted(map(gc.get_objects, _YOUNG), _are_tuples)))
+
+
+def _sifted(lists: Iterator[list[Any]], keep: _Choice) -> chain[Any]:
+    """Pick from lists that are yet to be made the items `keep` selects; as the last step, empty those lists."""
+    items, same, again, last = tee(lists, 4)
     selected = compress(_flat(items), keep(_flat(same), _flat(again)))
     return chain(selected, compress(map(list.clear, last), repeat(None)))
 
@@ -172,10 +205,11 @@ def _are_full(tuples: Iterator[Any], again: Iterator[Any]) -> Iterator[bool]:
     return map(eq, map(len, tuples), map(len, map(gc.get_referents, again)))
 
 
-def _drained(pipeline: chain[Any]) -> list[Any]:
+def _drained(pipeline: chain[Any], older: list[Any]) -> list[Any]:
     own = _parts(pipeline)
     found = list(pipeline)
-    own.add(id(found))  # it existed, too: without this it would hold itself, and everything, until the next collection
+    # They existed, too: without this they would hold themselves, and everything, until the next collection.
+    own |= {id(found), id(older)}
     kept = [item for item in found if id(item) not in own]
     found.clear()
     return kept

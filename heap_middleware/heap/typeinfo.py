@@ -11,19 +11,21 @@ from collections.abc import Callable
 from types import MethodDescriptorType
 from typing import Any, Final
 
-__all__ = ["MAX_NAME", "Sizer", "basic_size", "clean", "is_own_type", "sizer_of", "type_name"]
+__all__ = ["MAX_NAME", "Sizer", "basic_size", "can_refer", "clean", "is_own_type", "sizer_of", "type_name"]
 
 MAX_NAME: Final = 200
 """Longest name, in characters, that becomes a label. Prometheus sets no limit of its own by default, but class names
 of a megabyte exist in the wild of dynamic ORMs; 200 holds every class of Django, SQLAlchemy and pydantic."""
 
 Sizer = Callable[[Any], int]
-"""Bytes of one instance, its garbage collector header included, what it refers to not included."""
+"""Bytes of one instance, what it refers to not included."""
 
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 _mro_of = type.__dict__["__mro__"].__get__
 _dict_of = type.__dict__["__dict__"].__get__
+_flags_of = type.__dict__["__flags__"].__get__
+_HAVE_GC: Final = 1 << 14  # Py_TPFLAGS_HAVE_GC
 _basicsize_of = type.__dict__["__basicsize__"].__get__
 
 _OWN: Final = __name__.partition(".")[0]
@@ -63,7 +65,7 @@ def sizer_of(cls: type) -> Sizer:
     Built-in types and plain classes get `sys.getsizeof`; a class with a `__sizeof__` written in Python, which may
     raise, lie or block, gets its basic size.
     """
-    sizeof = next(_dict_of(base)["__sizeof__"] for base in _mro_of(cls) if "__sizeof__" in _dict_of(base))
+    sizeof = _find_sizeof(cls)
     # By its name as well: `__sizeof__ = list.clear` is written in C too.
     if type(sizeof) is MethodDescriptorType and sizeof.__name__ == "__sizeof__":
         return sys.getsizeof
@@ -71,10 +73,24 @@ def sizer_of(cls: type) -> Sizer:
     return lambda _: size
 
 
+def can_refer(cls: type) -> bool:
+    """Whether instances can refer to other objects in a way the garbage collector follows."""
+    return bool(_flags_of(cls) & _HAVE_GC)
+
+
+def _find_sizeof(cls: type) -> object:
+    for base in _mro_of(cls):  # may lack `object`: a metaclass can make it up
+        # Not by look-up: a key may be a subclass of `str` whose `__eq__` the look-up would call.
+        for name, value in _dict_of(base).items():
+            if type(name) is str and name == "__sizeof__":
+                return value
+    return None
+
+
 def _module_name(cls: type) -> str:
     try:
         return _text(_module_of(cls))
-    except AttributeError:
+    except Exception:  # none there; or a key of the class that is no plain `str` was compared, and raised
         return "?"
 
 

@@ -396,6 +396,16 @@ def test_a_failing_census(monkeypatch, caplog):
     assert 'heap_middleware_faults_total{part="scrape"} 2.0' in client.get("/metrics").text
 
 
+def test_two_monitors_count_once_each():
+    """Two middlewares with different settings around one application count each request once."""
+    first, second = (HeapMonitor(HeapSettings(attribution=True, top_types=n)) for n in (1, 2))
+    app = hello
+    for monitor in (first, second, first):
+        app = HeapMetricsMiddleware(app, monitor=monitor)
+    assert Client(app).get("/").data == b"hello"
+    assert [sum(t.requests for t in m.endpoints().values()) for m in (first, second)] == [1, 1]
+
+
 def test_built_often_and_nested():
     """Built five times and nested twice there is one monitor, and a request counts once."""
     settings = {"attribution": True, "route_of": route_of}
@@ -459,10 +469,11 @@ def test_the_interpreter_is_left_alone():
     def state():
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, sys.gettrace(), sys.getprofile())
-        return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks, threading.active_count()
+        return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks
 
-    before = state()
+    before, threads = state(), set(threading.enumerate())
     for index in range(30):
         app = HeapMetricsMiddleware(hello, attribution=True, top_types=index + 1)
         assert Client(app).get("/").data == b"hello"
     assert state() == before
+    assert set(threading.enumerate()) <= threads

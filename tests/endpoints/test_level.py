@@ -7,7 +7,6 @@ import pytest
 
 from heap_middleware.endpoints.level import Settler, full_collections
 
-
 NOISE = 30  # blocks, in 500 calls
 
 
@@ -28,6 +27,18 @@ def growth():
 
     settle()
     return measure
+
+
+def test_the_first_level_is_settled_on_a_large_heap():
+    """Filling the stores may bring about a full collection, which empties them: they are filled all the same."""
+    large = [[number] for number in range(50_000)]
+    for _ in range(3):
+        settle = Settler()
+        settle()
+        level = sys.getallocatedblocks()
+        settle()
+        assert abs(sys.getallocatedblocks() - level) <= NOISE
+    assert len(large) == 50_000
 
 
 def test_a_leak_shows(growth):

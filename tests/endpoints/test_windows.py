@@ -41,10 +41,18 @@ class Server:
         self.last: dict[str, Any] = {}
 
     def serve(
-        self, change: int = 0, *, route: str | None = "/route", headers: int = 0, keep: Any = None, client: Any = None
+        self,
+        change: int = 0,
+        *,
+        route: str | None = "/route",
+        headers: int = 0,
+        keep: Any = None,
+        client: Any = None,
+        threads: bool = False,
     ) -> None:
         if self.level is Level.RELEASE:
-            held = {f"HTTP_{number}": "" for number in range(headers)}
+            held: dict[str, Any] = {f"HTTP_{number}": "" for number in range(headers)}
+            held["wsgi.multithread"] = threads
             alive = 2 * headers
         else:
             # The server's connection lets go of the last scope while it builds the new one.
@@ -126,27 +134,80 @@ def test_only_after_a_request_of_the_same_route(server: Server) -> None:
 
 
 def test_a_scrape_is_nobodys_doing(server: Server) -> None:
-    """What a scrape leaves on the heap is charged to no route."""
+    """What a scrape leaves on the heap is charged to no route, nor to one that is served meanwhile."""
     for _ in range(50):
         server.serve_many(3)
-        server.recorder.disturb()
-        server.heap.blocks += 1_000
-        server.recorder.disturb()
+        with server.recorder.disturbing():
+            server.heap.blocks += 1_000
+            server.serve_many(3)
+            server.heap.blocks += 1_000
     assert server.totals.gained == 0
 
 
-def test_a_held_environ_spoils_the_level() -> None:
-    """While an earlier request's environ is still held, by a traceback say, nothing is measured."""
+def test_an_environ_that_dies_late_spoils_that_window() -> None:
+    """What an earlier request's environ held, in a traceback say, is given back in nobody's name."""
     server = Server()
     server.serve_many(10)
-    held: list[Any] = []
-    server.serve(keep=held)
+    for _ in range(20):
+        held: list[Any] = []
+        server.serve(keep=held)
+        server.serve_many(5)
+        window = server.recorder.begin(environ := {}, server.level)
+        held.clear()
+        server.heap.blocks -= 30
+        server.recorder.finish(window, environ, server.level, "GET", "/route")
+        del environ
+        server.serve_many(5)
+    assert server.totals.measured > 50
+    assert (server.totals.gained, server.totals.lost) == (0, 0)
+
+
+def test_a_request_that_arrives_while_a_level_is_read(server: Server) -> None:
+    """A level during which another thread's request begins is not used."""
+    server.serve_many(10)
+    settle, inner = server.recorder._settle_stores, []
+
+    def disturbed() -> None:
+        settle()
+        if not inner:
+            inner.append(server.recorder.begin({}, server.level))
+            server.heap.blocks += 500
+
+    server.recorder._settle_stores = disturbed
+    server.serve(0)
+    server.serve(0)
+    for window in inner:
+        server.heap.blocks -= 500
+        server.recorder.finish(window, {}, server.level, "GET", "/route")
+    server.serve_many(60)
+    assert (server.totals.gained, server.totals.lost) == (0, 0)
+    assert server.totals.measured > 20
+
+
+def test_a_fault_of_ours_ends_with_its_request(server: Server) -> None:
+    """If reading a level fails once, it is reported, and later requests are measured."""
+    faults: list[str] = []
+    server.recorder._fault = lambda: faults.append("told")
+    server.serve_many(10)
+    settle, times = server.recorder._settle_stores, iter(range(100))
+
+    def failing() -> None:
+        if next(times) == 0:
+            raise RuntimeError("ours")
+        settle()
+
+    server.recorder._settle_stores = failing
+    raised = 0
+    for _ in range(2):
+        try:
+            server.serve()
+        except RuntimeError:
+            raised += 1
+    assert raised + len(faults) == 1
+    server.recorder._settle_stores = settle
     measured = server.totals.measured
-    server.serve_many(20)
-    assert server.totals.measured == measured
-    held.clear()
-    server.serve_many(20)
-    assert server.totals.measured > measured
+    server.serve_many(100)
+    assert server.totals.measured > measured + 50
 
 
 def test_an_environ_that_is_never_released_does_not_end_measuring() -> None:
@@ -249,3 +310,17 @@ def test_closed_connections_are_not_measured_where_they_linger(monkeypatch: pyte
         server.serve(0, client=("127.0.0.1", 50_000))
     assert server.totals.measured > 50
     assert server.totals.gained == 0
+
+
+def test_among_threads_a_request_that_follows_at_once_spoils_the_level() -> None:
+    """On a threaded server, a level read while another thread may be parsing the next request is not believed."""
+    server = Server()
+    for _ in range(100):
+        server.heap.now += 0.0001
+        server.serve(102, threads=True)
+    assert server.totals.measured == 0
+    for _ in range(100):
+        server.heap.now += 0.002
+        server.serve(2, threads=True)
+    assert server.totals.measured >= 95
+    assert server.totals.gained == 2 * server.totals.measured

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.exposition.collector import HeapCollector, OwnFigures
@@ -23,7 +24,7 @@ class Source:
         return Census((TypeRow(HOSTILE, 2.6, 64), TypeRow("é.X", 1, 8)), 3.6, 72, "tracked", 4, 0, 0.5, 0.25)
 
     def endpoints(self):
-        return {Endpoint("GET", '/"x"\n'): EndpointTotals(4, 2, 6.0, 2.0)}
+        return {Endpoint("GET", '/"x"\n'): EndpointTotals(4, 2, 6.0, 2.0, 8.0)}
 
     def own_figures(self):
         return OwnFigures("1", "windows", {"request": 0.5}, {"scrape": 1})
@@ -134,3 +135,22 @@ def test_a_version_that_is_none(page, version):
 def test_too_many_names(page, query):
     """A filter of more than a thousand names is refused with 400."""
     assert get(page, query=query).status == 400
+
+
+def test_a_failing_collector_of_mine_costs_its_own_metrics_only():
+    """If a collector in my registry raises, the heap metrics are served, and the fault is reported."""
+
+    class Broken(Collector):
+        def describe(self):
+            return []
+
+        def collect(self):
+            raise RuntimeError("mine")
+
+    registry, faults = prometheus_client.CollectorRegistry(), []
+    registry.register(Broken())
+    page = MetricsPage("/metrics", HeapCollector(Source()), registry, fault=lambda: faults.append(1))
+    answer = page.respond(PageRequest("GET", "/metrics"))
+    assert answer.status == 200
+    assert b"object_count" in answer.body
+    assert faults == [1]

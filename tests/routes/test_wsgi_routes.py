@@ -88,6 +88,16 @@ def test_flask_wrapped_from_inside():
     assert asking.answers == ["/users/<int:id>"]
 
 
+def test_an_exception_that_leaves_flask():
+    """A route whose exception Flask hands to the server is named."""
+    app = flask_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.wsgi_app = asking = Asking(app.wsgi_app)
+    with pytest.raises(ZeroDivisionError):
+        Client(app).get("/broken/x")
+    assert asking.answers == ["/broken/<name>"]
+
+
 def test_dispatcher_mounts():
     """The same application mounted twice has two templates, nested mounts have all their prefixes."""
     inner = DispatcherMiddleware(flask_app(), {"/deep": flask_app()})

@@ -1,5 +1,7 @@
 """Quart and Django leave nothing in the scope or the environ: their own signals say what served the request.
 
+Flask forgets its route when an exception leaves it (PROPAGATE_EXCEPTIONS); its signal comes before that.
+
 The receivers are connected once per process, when a middleware is built, or after the first request that no known
 framework served: one imported later than that has its first request without a template.
 """
@@ -10,9 +12,10 @@ from typing import Any, Final
 
 from heap_middleware.endpoints.routes.asked import text
 
-__all__ = ["django_template", "noted", "quart_template", "slashed", "watch"]
+__all__ = ["django_template", "flask_template", "noted", "quart_template", "slashed", "watch"]
 
 _QUART: Final = "heap_middleware.quart_route"
+_FLASK: Final = "heap_middleware.flask_route"
 _DJANGO: Final = "heap_middleware.django"
 
 
@@ -41,6 +44,11 @@ def noted(request: MutableMapping[str, Any]) -> bool:
 def quart_template(scope: MutableMapping[str, Any]) -> str | None:
     """Return the rule that the signal noted."""
     return text(scope.get(_QUART))
+
+
+def flask_template(environ: MutableMapping[str, Any]) -> str | None:
+    """Return the rule of a request that an exception ended."""
+    return text(environ.get(_FLASK))
 
 
 def django_template(request: MutableMapping[str, Any], path: str) -> str | None:
@@ -78,6 +86,18 @@ def _note_quart(name: str) -> None:
         return
 
 
+def _flask_exception(_sender: Any, **_: Any) -> None:
+    try:
+        current = sys.modules["flask"].request
+        current.environ[_FLASK] = current.url_rule.rule
+    except Exception:  # no rule matched
+        return
+
+
+def _connect_flask(signals: Any) -> None:
+    signals.got_request_exception.connect(_flask_exception)
+
+
 def _django_request(**sent: Any) -> None:
     request = sent.get("environ") or sent.get("scope")
     if isinstance(request, MutableMapping):
@@ -95,6 +115,7 @@ def _connect_django(signals: Any) -> None:
 
 _modules = -1
 _pending: dict[str, Callable[[Any], None]] = {
+    "flask.signals": _connect_flask,
     "quart.signals": _connect_quart,
     "django.core.signals": _connect_django,
 }

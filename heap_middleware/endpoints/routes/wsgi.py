@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from heap_middleware.endpoints.routes.asked import RouteOf, asked, text
-from heap_middleware.endpoints.routes.signals import django_template, slashed, watch
+from heap_middleware.endpoints.routes.signals import django_template, flask_template, slashed, watch
 
 __all__ = ["WsgiRoutes"]
 
@@ -46,7 +46,7 @@ class WsgiRoutes:
         if found is None:
             watch()
             try:
-                found = _django(environ, response)
+                found = flask_template(environ) or _django(environ, response)
                 return None if found is None else self._mounted(environ, arrival) + found
             except Exception:
                 return None
