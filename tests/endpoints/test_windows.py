@@ -53,6 +53,7 @@ class Server:
         if self.level is Level.RELEASE:
             held: dict[str, Any] = {f"HTTP_{number}": "" for number in range(headers)}
             held["wsgi.multithread"] = threads
+            held["REMOTE_PORT"] = client or "5000"
             alive = 2 * headers
         else:
             # The server's connection lets go of the last scope while it builds the new one.
@@ -324,3 +325,12 @@ def test_among_threads_a_request_that_follows_at_once_spoils_the_level() -> None
         server.serve(2, threads=True)
     assert server.totals.measured >= 95
     assert server.totals.gained == 2 * server.totals.measured
+
+
+def test_among_threads_other_connections_are_nobodys() -> None:
+    """On a threaded server, nothing is measured while requests come over ever new connections."""
+    server = Server()
+    for number in range(100):
+        server.heap.now += 0.002
+        server.serve(92, threads=True, client=str(number))
+    assert server.totals.measured == 0
