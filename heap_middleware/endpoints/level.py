@@ -10,6 +10,9 @@
   shrinks it, so each call moves a block from one list to another, and a route that streams was charged one block a
   request until a list was full. Freed dicts' keys are kept, up to 80, but copies of a dict do not come from there: a
   route with a path parameter was charged half a block. A list that is full takes nothing, so they are kept full.
+- **The cache of split URLs**, 128 of them. Servers split the URL of a request while they hold it: where the cache does
+  not know it yet, it keeps that very string, otherwise the server's is one more. A route whose clients ask twice for
+  each new path was charged half a block a request, as long as it ran.
 
 With these settled, ten routes in random order on gunicorn sync and on uvicorn came out to 0.05 blocks a request;
 without, clean routes got up to 1.0.
@@ -18,6 +21,7 @@ without, clean routes got up to 1.0.
 import gc
 import itertools
 import sys
+import urllib.parse
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +34,9 @@ _DICTS: Final = 80
 
 _clear_lookups: Callable[[], object] = getattr(sys, "_clear_type_cache", int)
 """Not public; deprecated in 3.13 for one that clears more. Where it is gone, look-ups stay. Takes 4 µs."""
+
+_forget_urls: Callable[[], object] = getattr(urllib.parse.urlsplit, "cache_clear", int)
+"""No promise of the standard library's, but so in 3.11 to 3.14."""
 
 
 def full_collections() -> int:
@@ -49,6 +56,7 @@ class Settler:
             self._filled = full
             _fill_tuples()
         gc.collect(1)
+        _forget_urls()
         _clear_lookups()
         _fill_dicts()
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -72,6 +73,12 @@ def test_names_made_at_run_time_do_not_show(growth):
     """Attributes looked up by names made at run time stay in a cache of CPython's, and no level rises by it."""
     names = iter(range(10**6))
     assert growth(lambda: getattr(object, f"name {next(names)}", None)) <= NOISE
+
+
+def test_split_urls_do_not_show(growth):
+    """The standard library's cache of split URLs holds 128 of them, and no level rises by it."""
+    numbers = iter(range(10**6))
+    assert growth(lambda: urlsplit(f"/user/{next(numbers)}?a=1")) <= NOISE
 
 
 def test_copies_of_dicts_do_not_show(growth):
