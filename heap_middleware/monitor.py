@@ -12,7 +12,9 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
+from heap_middleware.endpoints import tracker
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
+from heap_middleware.endpoints.recorder import Recorder
 from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable
 from heap_middleware.exposition.collector import HeapCollector, OwnFigures
@@ -38,9 +40,9 @@ class HeapMonitor:
 
     def __init__(self, settings: HeapSettings | None = None) -> None:
         self.settings = settings if settings is not None else HeapSettings.from_environment()
-        if self.settings.enabled and self.settings.attribution == "native":
+        if self.settings.enabled and self.settings.attribution == "native" and tracker.missing is not None:
             raise BackendUnavailable(
-                "attribution is 'native', and this installation has no accelerator; "
+                f"attribution is 'native', and this installation has no accelerator ({tracker.missing}); "
                 "allowed here: False, True or 'windows'"
             )
         self.key = f"heap_middleware.monitor.{id(self)}"
@@ -68,7 +70,7 @@ class HeapMonitor:
 
     def endpoints(self) -> Mapping[Endpoint, EndpointTotals]:
         """What is known of each (method, route) so far; empty without `attribution`."""
-        return self.ledger.snapshot()
+        return {} if self.recorder is None else self.recorder.totals()
 
     def collector(self) -> HeapCollector:
         """A collector for a `prometheus_client` registry of yours."""
@@ -85,6 +87,7 @@ class HeapMonitor:
                 "render": self._render_seconds,
             },
             faults=dict(self._faults),
+            tracker=self.recorder.tracked() if self.recorder is not None else None,
         )
 
     def respond(self, request: PageRequest) -> PageResponse:
@@ -110,16 +113,7 @@ class HeapMonitor:
     def _start(self) -> None:
         settings = self.settings
         self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
-        self.recorder = (
-            WindowRecorder(
-                self.ledger,
-                sampling=settings.sampling,
-                budget=settings.overhead_budget,
-                fault=partial(self.fault, "request"),
-            )
-            if settings.enabled and settings.attribution
-            else None
-        )
+        self.recorder = self._make_recorder() if settings.enabled and settings.attribution else None
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
         self._page = MetricsPage(
             settings.metrics_path, self.collector(), settings.registry, fault=partial(self.fault, "registry")
@@ -128,6 +122,22 @@ class HeapMonitor:
         """The paths whose requests `respond` answers instead of the application."""
         self._render_seconds = 0.0
         self._faults: dict[str, int] = {"request": 0, "scrape": 0, "registry": 0}
+
+    def _make_recorder(self) -> Recorder:
+        settings = self.settings
+        if settings.attribution == "native":
+            return tracker.TrackerRecorder(
+                self.ledger,
+                sampling=settings.sampling,
+                budget=settings.overhead_budget,
+                max_tracked=settings.max_tracked,
+            )
+        return WindowRecorder(
+            self.ledger,
+            sampling=settings.sampling,
+            budget=settings.overhead_budget,
+            fault=partial(self.fault, "request"),
+        )
 
     def _take_census(self) -> Census:
         settings = self.settings
@@ -155,6 +165,7 @@ def _after_fork() -> None:
     """A child serves and counts its own requests: it starts from zero, with locks that no lost thread holds."""
     global _shared_lock
     _shared_lock = threading.RLock()
+    tracker.reset_in_child()
     for monitor in list(_monitors):
         monitor._start()
 

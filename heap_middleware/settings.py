@@ -157,11 +157,13 @@ class HeapSettings:
     metrics_path: str | None = _setting("/metrics", _path())
     """Where the middleware answers a scrape itself; None when you serve `HeapCollector` from a registry of yours."""
     attribution: bool | str = _setting(False, _choice(False, True, "native", "windows"))
-    """Whether requests are measured: True is the best backend of this installation."""
+    """Whether requests are measured. True is "windows" for now, in pure Python; "native" follows each allocation."""
     sampling: int | str = _setting("auto", _choice("auto", integers_from=1))
     """How much is measured: "auto" keeps to `overhead_budget`, N measures one in N."""
     overhead_budget: float = _setting(0.01, _number(0.0001, 1.0))
     """Share of one core that automatic sampling may use. 1 % is below what a service's own noise hides."""
+    max_tracked: int = _setting(262_144, _integer(16))
+    """Live records that the accelerator keeps; beyond, half are dropped and the others count twice."""
     max_routes: int = _setting(500, _integer(1))
     """Routes with a series of their own; the rest is summed as `__other__`."""
     exclude_routes: tuple[str, ...] = _setting((), _patterns())

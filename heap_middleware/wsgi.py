@@ -7,13 +7,14 @@ A WSGI request ends at `close()` of the response iterable (PEP 3333), not when t
 
 from collections.abc import Callable, Iterable, Iterator
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
+from heap_middleware.endpoints.recorder import Follower, Recorder
 from heap_middleware.endpoints.routes import WsgiRoutes
-from heap_middleware.endpoints.windows import Level, Window, WindowRecorder
+from heap_middleware.endpoints.windows import Level
 from heap_middleware.errors import SettingsError
 from heap_middleware.exposition.pages import PageRequest
 from heap_middleware.monitor import HeapMonitor
@@ -60,14 +61,15 @@ class HeapMetricsMiddleware:
         except BaseException:
             exchange.end(None)
             raise
+        plain, sized = _FOLLOWED if recorder.follows else _BODIES
         if type(result) is ClosingIterator:  # Werkzeug's and Flask's: the common case, decided fast
-            return _Body(exchange, result)
+            return plain(exchange, result)
         if type(result) in _FINISHED or _is_wrapped_file(result, environ.get("wsgi.file_wrapper")):
             # Servers look at these types: at the length of a list, for Content-Length, and at their own file
             # wrapper, for sendfile.
             exchange.end(result)
             return result  # type: ignore[no-any-return]
-        return (_SizedBody if hasattr(type(result), "__len__") else _Body)(exchange, result)
+        return (sized if hasattr(type(result), "__len__") else plain)(exchange, result)
 
     def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = PageRequest(
@@ -88,26 +90,26 @@ class _Exchange:
         "_arrival",
         "_environ",
         "_middleware",
-        "_recorder",
         "_route",
         "_start_response",
-        "_window",
         "ended",
+        "recorder",
+        "window",
     )
 
     def __init__(
         self,
         middleware: HeapMetricsMiddleware,
-        recorder: WindowRecorder,
+        recorder: Recorder,
         environ: Environ,
         start_response: Callable[..., Any],
-        window: Window,
+        window: Any,
     ) -> None:
         self._middleware = middleware
-        self._recorder = recorder
+        self.recorder = recorder
         self._environ = environ
         self._start_response = start_response
-        self._window = window
+        self.window = window
         self._arrival = environ.get("SCRIPT_NAME", "")
         self._route: str | None = None
         self.ended = False
@@ -136,7 +138,7 @@ class _Exchange:
             except Exception:
                 middleware.monitor.fault("request")
         try:
-            self._recorder.finish(self._window, environ, Level.RELEASE, environ.get("REQUEST_METHOD", ""), route)
+            self.recorder.finish(self.window, environ, Level.RELEASE, environ.get("REQUEST_METHOD", ""), route)
         except Exception:
             middleware.monitor.fault("request")
         # Whoever keeps the response body must not keep the environ: the idle level waits for its release.
@@ -184,3 +186,37 @@ class _SizedBody(_Body):
 
     def __len__(self) -> int:
         return len(self._result)
+
+
+class _FollowedBody(_Body):
+    """The same for a recorder that follows requests: the response is made in the request's context."""
+
+    __slots__ = ()
+
+    def __init__(self, exchange: _Exchange, result: Any) -> None:
+        super().__init__(exchange, result)
+        self._recorder.pause(exchange.window)
+
+    @property
+    def _recorder(self) -> Follower:
+        return cast(Follower, self._exchange.recorder)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._recorder.iterate(self._result, self._exchange.window)
+
+    def close(self) -> None:
+        """Close the application's iterable, then end the request, even if that raises."""
+        try:
+            close = getattr(self._result, "close", None)
+            if close is not None:
+                self._recorder.call(close, self._exchange.window)
+        finally:
+            self._exchange.end(self._result)
+
+
+class _FollowedSizedBody(_FollowedBody, _SizedBody):
+    __slots__ = ()
+
+
+_BODIES: Final = (_Body, _SizedBody)
+_FOLLOWED: Final = (_FollowedBody, _FollowedSizedBody)

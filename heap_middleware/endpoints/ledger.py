@@ -49,7 +49,12 @@ class EndpointTotals:
     gained: float = 0.0
     lost: float = 0.0
     retained_objects: float = 0.0
-    """Estimate of the objects all requests left alive: each stands for the mean of the measured ones around it."""
+    """Objects that requests left alive; with the windows backend an estimate, in which each request stands for the
+    mean of the measured ones around it."""
+    retained_bytes: float | None = None
+    """The same in bytes; None where the backend does not know, as the two below."""
+    allocated_objects: float | None = None
+    allocated_bytes: float | None = None
 
     @property
     def objects_per_request(self) -> float:

@@ -56,7 +56,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from heap_middleware.endpoints.ledger import Endpoint, Ledger
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import Settler, full_collections
 
 __all__ = ["Level", "Window", "WindowRecorder"]
@@ -118,6 +118,7 @@ class WindowRecorder:
     """
 
     name = "windows"
+    follows = False
 
     def __init__(
         self,
@@ -208,6 +209,13 @@ class WindowRecorder:
                 held[self._key] = _Sentinel(window, _environ_headers(held), self._released_idle)
             else:
                 held[self._key] = _Sentinel(window, 0, self._released)
+
+    def totals(self) -> dict[Endpoint, EndpointTotals]:
+        """What is known of each endpoint."""
+        return self._ledger.snapshot()
+
+    def tracked(self) -> None:
+        """There are no records."""
 
     @contextmanager
     def disturbing(self) -> Iterator[None]:

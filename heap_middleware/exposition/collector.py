@@ -25,6 +25,8 @@ class OwnFigures:
     backend: str
     overhead: Mapping[str, float]
     faults: Mapping[str, int]
+    tracker: tuple[int, int] | None = None
+    """Live records, and one allocation in how many is recorded; None where requests are not followed."""
 
 
 class Source(Protocol):
@@ -48,7 +50,13 @@ class HeapCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples, so that registering does not take a census."""
-        return [*_census_families(), *_endpoint_families(), *_own_families()]
+        return [
+            *_census_families(),
+            *_endpoint_families(),
+            *_byte_families(),
+            *_own_families(),
+            *_tracker_families(),
+        ]
 
     def collect(self) -> Iterator[Metric]:
         """The families with their samples."""
@@ -102,13 +110,33 @@ def _endpoint_families() -> list[Metric]:
     ]
 
 
+def _byte_families() -> list[Metric]:
+    return [
+        GaugeMetricFamily("heap_endpoint_retained_bytes", "Bytes attributed to the route and alive.", labels=_ENDPOINT),
+        CounterMetricFamily(
+            "heap_endpoint_allocated_objects", "Memory blocks allocated while serving the route.", labels=_ENDPOINT
+        ),
+        CounterMetricFamily(
+            "heap_endpoint_allocated_bytes", "Bytes allocated while serving the route.", labels=_ENDPOINT
+        ),
+    ]
+
+
 def _endpoint_metrics(endpoints: Mapping[Endpoint, EndpointTotals]) -> Iterable[Metric]:
     families = _endpoint_families()
     for endpoint, totals in sorted(endpoints.items()):
         values = (totals.requests, totals.measured, totals.gained, totals.lost, totals.retained_objects)
         for family, value in zip(families, values, strict=True):
             family.add_metric(list(endpoint), value)  # type: ignore[attr-defined]
-    return families
+    if all(totals.retained_bytes is None for totals in endpoints.values()):
+        return families
+    bytewise = _byte_families()
+    for endpoint, totals in sorted(endpoints.items()):
+        known = (totals.retained_bytes, totals.allocated_objects, totals.allocated_bytes)
+        for family, amount in zip(bytewise, known, strict=True):
+            if amount is not None:
+                family.add_metric(list(endpoint), amount)  # type: ignore[attr-defined]
+    return [*families, *bytewise]
 
 
 def _own_families() -> list[Metric]:
@@ -129,4 +157,16 @@ def _own_metrics(own: OwnFigures, census: Census) -> Iterable[Metric]:
         faults.add_metric([part], count)  # type: ignore[attr-defined]
     labels = [own.version, own.backend, census.kind, platform.python_version()]
     info.add_metric(labels, 1)  # type: ignore[attr-defined]
-    return families
+    if own.tracker is None:
+        return families
+    tracked = _tracker_families()
+    for family, value in zip(tracked, own.tracker, strict=True):
+        family.add_metric([], value)
+    return [*families, *tracked]
+
+
+def _tracker_families() -> list[GaugeMetricFamily]:
+    return [
+        GaugeMetricFamily("heap_tracker_records", "Live records of the tracker."),
+        GaugeMetricFamily("heap_tracker_sampling_interval", "One allocation in so many is recorded."),
+    ]

@@ -1,0 +1,65 @@
+"""What both attribution backends have in common, as the monitor and the adapters see them."""
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.windows import Level
+
+__all__ = ["Follower", "Recorder"]
+
+
+class Recorder(Protocol):
+    """Counts requests and says what they left alive. One serves all threads of a process."""
+
+    @property
+    def name(self) -> str:
+        """Which backend it is."""
+        ...
+
+    @property
+    def spent(self) -> float:
+        """Seconds it has cost so far."""
+        ...
+
+    @property
+    def follows(self) -> bool:
+        """Whether a request is followed through its context, so that its response must be made in it, too."""
+        ...
+
+    def begin(self, held: MutableMapping[str, Any], level: Level) -> Any:
+        """Take note that a request arrives, with its environ or scope; returns what `finish` wants."""
+        ...
+
+    def finish(self, window: Any, held: MutableMapping[str, Any], level: Level, method: str, route: str | None) -> None:
+        """Take note that its response has ended."""
+        ...
+
+    def totals(self) -> dict[Endpoint, EndpointTotals]:
+        """What is known of each endpoint."""
+        ...
+
+    def tracked(self) -> tuple[int, int] | None:
+        """Live records, and one allocation in how many is recorded; None if there are no records."""
+        ...
+
+    def disturbing(self) -> AbstractContextManager[None]:
+        """While this is entered, the heap changes for a reason that is no request."""
+        ...
+
+
+class Follower(Recorder, Protocol):
+    """A recorder that `follows` requests through their contexts."""
+
+    def pause(self, window: Any) -> None:
+        """Leave the request's context before the response is made."""
+        ...
+
+    def iterate(self, parts: Iterable[Any], window: Any) -> Iterator[Any]:
+        """Iterate over a response in the request's context."""
+        ...
+
+    def call(self, function: Callable[[], Any], window: Any) -> Any:
+        """Call in the request's context."""
+        ...

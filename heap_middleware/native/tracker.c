@@ -1,0 +1,661 @@
+/* The tracker: allocator hooks, a table of records, slots of requests, totals of endpoints.
+ *
+ * The rules of this file:
+ * - The hooks of CPython's "obj" and "mem" domains wrap what was there before. They never raise, never allocate a Python
+ *   object, take no lock, and use plain malloc only.
+ * - A hook's common path is a counter (allocations) or one look at a small filter (frees). Everything else happens in
+ *   the slow path, in the main interpreter and under its lock alone: subinterpreters with a lock of their own (Python
+ *   3.12 and newer) run the same hooks at the same time, so what the common path reads is read atomically, and the slow
+ *   path leaves before it touches anything when another interpreter runs.
+ * - One allocation in `interval` is looked at, at gaps drawn from a geometric distribution: programs are periodic, gaps
+ *   must not be. A record carries the interval of its moment as its weight, so sums of weights are unbiased.
+ * - At `max_records` half of the records are dropped at random, the weights of the others and the interval doubled.
+ * - A free looks up the block's address; a realloc is a free and a new allocation.
+ * - A slot is one request. While it is not settled, its sums are in the slot, because its route is not known yet; a
+ *   snapshot settles it: what it left alive until then was gained, what goes later is lost. A request whose blocks are
+ *   all gone by then gained nothing.
+ *
+ * CPython's internals used here, checked with 3.11 to 3.13: PyThreadState.interp.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tracker.h"
+
+#define HM_FILTER_SIZE 65536 /* counters: 128 KiB, which stay in the second-level cache */
+#define HM_TIMED 64          /* one slow path in so many is timed; a clock costs as much as a record */
+#define HM_ADJUST_NS 100000000u /* how often automatic sampling looks at its budget */
+#define HM_MAX_INTERVAL (1u << 20)
+#define HM_SETTLE_SLOTS 16384u /* slots of finished requests that may wait for a snapshot to settle them */
+#define HM_IDLE INT64_MAX       /* in hm.countdown: nothing is looked at */
+#define HM_SETTLED 0x80000000u /* in hm_record.slot: not a slot but the number of an endpoint */
+
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
+
+typedef struct {
+    uintptr_t block; /* 0: an empty place */
+    size_t size;
+    uint32_t slot;
+    uint32_t weight;
+} hm_record;
+
+typedef struct {
+    uint64_t live_objects, live_bytes;           /* recorded and alive, until settled */
+    uint64_t allocated_objects, allocated_bytes; /* not yet added to an endpoint */
+    uint32_t records;                            /* live records that name this slot */
+    uint32_t endpoint;                           /* HM_NO_ENDPOINT: not finished yet */
+    uint32_t next_free;
+    uint8_t open, finished, settled, used;
+} hm_slot;
+
+typedef struct {
+    PyMemAllocatorDomain domain;
+    PyMemAllocatorEx next;
+    int installed;
+} hm_chain;
+
+static struct {
+    int64_t countdown; /* allocations until the next one that is looked at */
+    uint32_t open;     /* requests that may allocate */
+    int running;
+    hm_current current;
+    PyInterpreterState *interpreter;
+
+    uint64_t interval, max_records;
+    int automatic;
+    double budget;
+    uint64_t random;
+
+    hm_record *table;
+    uint64_t mask, records;
+
+    hm_slot *slots;
+    uint32_t slot_count, slot_room, free_slot, used_slots;
+
+    hm_totals *totals;
+    uint32_t endpoint_count, endpoint_room;
+
+    uint64_t operations, spent_ns, adjusted_at, spent_then;
+} hm = {.countdown = HM_IDLE, .free_slot = HM_NO_SLOT};
+
+static uint16_t hm_filter[HM_FILTER_SIZE];
+static hm_chain hm_chains[2] = {{.domain = PYMEM_DOMAIN_OBJ}, {.domain = PYMEM_DOMAIN_MEM}};
+
+/* ---- small things ------------------------------------------------------------------------------------------------ */
+
+static uint64_t hm_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* xorshift64*, Vigna 2016: enough for gaps, and it is three shifts. */
+static uint64_t hm_random(void)
+{
+    hm.random ^= hm.random >> 12;
+    hm.random ^= hm.random << 25;
+    hm.random ^= hm.random >> 27;
+    return hm.random * 0x2545F4914F6CDD1Du;
+}
+
+static int64_t hm_gap(void)
+{
+    if (hm.interval <= 1) {
+        return 1;
+    }
+    double uniform = ((double)(hm_random() >> 11) + 0.5) / 9007199254740992.0;
+    double gap = ceil(log(uniform) / log1p(-1.0 / (double)hm.interval));
+    return gap < 1.0 ? 1 : gap > 1e15 ? (int64_t)1e15 : (int64_t)gap;
+}
+
+/* Main interpreter, with its lock: everything else passes through. */
+static int hm_at_home(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyThreadState *thread = PyThreadState_GetUnchecked();
+#else
+    PyThreadState *thread = _PyThreadState_UncheckedGet();
+#endif
+    return thread != NULL && thread->interp == hm.interpreter;
+}
+
+static inline uint16_t *hm_filter_of(uintptr_t block)
+{
+    return &hm_filter[(block >> 4) & (HM_FILTER_SIZE - 1)];
+}
+
+static inline uint64_t hm_place_of(uintptr_t block)
+{
+    return (((uint64_t)block >> 4) * 0x9E3779B97F4A7C15u >> 20) & hm.mask;
+}
+
+/* ---- slots and endpoints ----------------------------------------------------------------------------------------- */
+
+static hm_totals *hm_totals_of(uint32_t endpoint)
+{
+    return &hm.totals[endpoint < hm.endpoint_count ? endpoint : HM_NO_ENDPOINT];
+}
+
+static int hm_room_for_endpoint(uint32_t endpoint)
+{
+    if (endpoint < hm.endpoint_count) {
+        return 0;
+    }
+    if (endpoint >= hm.endpoint_room) {
+        uint32_t room = endpoint < 64 ? 64 : endpoint * 2;
+        hm_totals *totals = realloc(hm.totals, room * sizeof(hm_totals));
+        if (totals == NULL) {
+            return -1;
+        }
+        hm.totals = totals;
+        hm.endpoint_room = room;
+    }
+    memset(&hm.totals[hm.endpoint_count], 0, (endpoint + 1 - hm.endpoint_count) * sizeof(hm_totals));
+    hm.endpoint_count = endpoint + 1;
+    return 0;
+}
+
+static void hm_add_allocated(hm_slot *slot)
+{
+    hm_totals *totals = hm_totals_of(slot->endpoint);
+    totals->allocated_objects += slot->allocated_objects;
+    totals->allocated_bytes += slot->allocated_bytes;
+    slot->allocated_objects = slot->allocated_bytes = 0;
+}
+
+static void hm_settle(hm_slot *slot)
+{
+    hm_totals *totals = hm_totals_of(slot->endpoint);
+    totals->gained_objects += slot->live_objects;
+    totals->gained_bytes += slot->live_bytes;
+    slot->live_objects = slot->live_bytes = 0;
+    hm_add_allocated(slot);
+    slot->settled = 1;
+}
+
+static void hm_release_if_done(uint32_t at)
+{
+    hm_slot *slot = &hm.slots[at];
+    if (slot->open || slot->records > 0) {
+        return;
+    }
+    hm_add_allocated(slot);
+    slot->used = 0;
+    slot->next_free = hm.free_slot;
+    hm.free_slot = at;
+    hm.used_slots--;
+}
+
+static void hm_gain(uint32_t at, uint64_t objects, uint64_t bytes)
+{
+    if (at & HM_SETTLED || hm.slots[at].settled) {
+        hm_totals *totals = hm_totals_of(at & HM_SETTLED ? at & ~HM_SETTLED : hm.slots[at].endpoint);
+        totals->gained_objects += objects;
+        totals->gained_bytes += bytes;
+    }
+    else {
+        hm.slots[at].live_objects += objects;
+        hm.slots[at].live_bytes += bytes;
+    }
+}
+
+static void hm_lose(uint32_t at, uint64_t objects, uint64_t bytes)
+{
+    if (at & HM_SETTLED || hm.slots[at].settled) {
+        hm_totals *totals = hm_totals_of(at & HM_SETTLED ? at & ~HM_SETTLED : hm.slots[at].endpoint);
+        totals->lost_objects += objects;
+        totals->lost_bytes += bytes;
+    }
+    else {
+        hm.slots[at].live_objects -= objects;
+        hm.slots[at].live_bytes -= bytes;
+    }
+}
+
+/* ---- the table of records: open addressing, at most half full, no tombstones --------------------------------------- */
+
+static hm_record *hm_find(uintptr_t block)
+{
+    for (uint64_t place = hm_place_of(block); hm.table[place].block != 0; place = (place + 1) & hm.mask) {
+        if (hm.table[place].block == block) {
+            return &hm.table[place];
+        }
+    }
+    return NULL;
+}
+
+/* Take a record out and move back those behind it that would not be found past the gap. */
+static void hm_erase(hm_record *record)
+{
+    uint64_t gap = (uint64_t)(record - hm.table), place = gap;
+    uint16_t *counter = hm_filter_of(record->block);
+    STORE(*counter, (uint16_t)(*counter - 1));
+    for (;;) {
+        place = (place + 1) & hm.mask;
+        if (hm.table[place].block == 0) {
+            break;
+        }
+        uint64_t wanted = hm_place_of(hm.table[place].block);
+        if (((place - wanted) & hm.mask) >= ((place - gap) & hm.mask)) {
+            hm.table[gap] = hm.table[place];
+            gap = place;
+        }
+    }
+    hm.table[gap].block = 0;
+    hm.records--;
+}
+
+static void hm_drop(hm_record *record)
+{
+    uint32_t at = record->slot;
+    hm_lose(at, record->weight, (uint64_t)record->weight * record->size);
+    hm_erase(record);
+    if (!(at & HM_SETTLED)) {
+        hm.slots[at].records--;
+        hm_release_if_done(at);
+    }
+}
+
+/* Drop half of the records at random and let each of the others stand for two. */
+static void hm_decimate(void)
+{
+    uint64_t start = 0;
+    while (hm.table[start].block != 0) { /* behind an empty place, no run of records wraps around */
+        start++;
+    }
+    for (uint64_t step = 1; step <= hm.mask; step++) {
+        hm_record *record = &hm.table[(start + step) & hm.mask];
+        while (record->block != 0 && hm_random() >> 63) {
+            hm_drop(record); /* one from behind may have moved here: it has its turn at once */
+        }
+        if (record->block != 0 && record->weight <= UINT32_MAX / 2) {
+            hm_gain(record->slot, record->weight, (uint64_t)record->weight * record->size);
+            record->weight *= 2;
+        }
+    }
+    if (hm.interval < HM_MAX_INTERVAL) {
+        hm.interval *= 2;
+    }
+}
+
+static void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight)
+{
+    if (UNLIKELY(hm.records >= hm.max_records)) {
+        hm_decimate();
+    }
+    uint64_t place = hm_place_of(block);
+    while (hm.table[place].block != 0) {
+        if (UNLIKELY(hm.table[place].block == block)) { /* freed while another hook kept it from us */
+            hm_drop(&hm.table[place]);
+            place = hm_place_of(block);
+            continue;
+        }
+        place = (place + 1) & hm.mask;
+    }
+    hm.table[place] = (hm_record){.block = block, .size = size, .slot = at, .weight = weight};
+    uint16_t *counter = hm_filter_of(block);
+    STORE(*counter, (uint16_t)(*counter + 1));
+    hm.records++;
+    hm_slot *slot = &hm.slots[at];
+    slot->records++;
+    slot->allocated_objects += weight;
+    slot->allocated_bytes += (uint64_t)weight * size;
+    hm_gain(at, weight, (uint64_t)weight * size);
+}
+
+/* ---- the hooks ----------------------------------------------------------------------------------------------------- */
+
+/* An allocation that is looked at: it is large, or its turn has come. */
+__attribute__((noinline)) static void hm_allocated(void *block, size_t size, int turn)
+{
+    if (!hm_at_home()) {
+        return;
+    }
+    if (hm.open == 0) { /* nobody to record for: the next request draws a new gap */
+        STORE(hm.countdown, HM_IDLE);
+        return;
+    }
+    if (turn) {
+        STORE(hm.countdown, hm_gap());
+    }
+    if (!hm.running) {
+        return;
+    }
+    uint64_t began = hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
+    uint32_t at = hm.current();
+    if (at != HM_NO_SLOT) {
+        hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm.interval);
+    }
+    if (began != 0) {
+        hm.spent_ns += (hm_now() - began) * HM_TIMED;
+    }
+}
+
+/* A free that the filter could not rule out. */
+__attribute__((noinline)) static void hm_freed(void *block)
+{
+    if (!hm_at_home() || hm.table == NULL) {
+        return;
+    }
+    uint64_t began = hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
+    hm_record *record = hm_find((uintptr_t)block);
+    if (record != NULL) {
+        hm_drop(record);
+    }
+    if (began != 0) {
+        hm.spent_ns += (hm_now() - began) * HM_TIMED;
+    }
+}
+
+static inline void hm_after_allocation(void *block, size_t size)
+{
+    int64_t left = LOAD(hm.countdown);
+    if (UNLIKELY(size >= HM_LARGE)) {
+        if (block != NULL) {
+            hm_allocated(block, size, 0);
+        }
+        return;
+    }
+    if (UNLIKELY(left <= 1)) {
+        if (block != NULL) {
+            hm_allocated(block, size, 1);
+        }
+        return;
+    }
+    STORE(hm.countdown, left - 1);
+}
+
+static inline void hm_before_free(void *block)
+{
+    if (block != NULL && UNLIKELY(LOAD(*hm_filter_of((uintptr_t)block)) != 0)) {
+        hm_freed(block);
+    }
+}
+
+static void *hm_malloc(void *context, size_t size)
+{
+    hm_chain *chain = context;
+    void *block = chain->next.malloc(chain->next.ctx, size);
+    hm_after_allocation(block, size);
+    return block;
+}
+
+static void *hm_calloc(void *context, size_t count, size_t size)
+{
+    hm_chain *chain = context;
+    void *block = chain->next.calloc(chain->next.ctx, count, size);
+    hm_after_allocation(block, count * size); /* cannot overflow if there is a block */
+    return block;
+}
+
+static void *hm_realloc(void *context, void *block, size_t size)
+{
+    hm_chain *chain = context;
+    void *moved = chain->next.realloc(chain->next.ctx, block, size);
+    if (moved != NULL) {
+        /* Only now, since a realloc that fails leaves the old block. Nobody took its address in between: we have the
+         * lock, and other interpreters' blocks are never recorded. */
+        hm_before_free(block);
+        hm_after_allocation(moved, size);
+    }
+    return moved;
+}
+
+static void hm_free(void *context, void *block)
+{
+    hm_chain *chain = context;
+    hm_before_free(block);
+    chain->next.free(chain->next.ctx, block);
+}
+
+static void hm_install(hm_chain *chain)
+{
+    PyMemAllocatorEx ours = {chain, hm_malloc, hm_calloc, hm_realloc, hm_free};
+    PyMem_GetAllocator(chain->domain, &chain->next);
+    PyMem_SetAllocator(chain->domain, &ours);
+    chain->installed = 1;
+}
+
+static void hm_uninstall(hm_chain *chain)
+{
+    PyMemAllocatorEx top;
+    PyMem_GetAllocator(chain->domain, &top);
+    if (chain->installed && top.malloc == hm_malloc && top.ctx == chain) {
+        PyMem_SetAllocator(chain->domain, &chain->next);
+        chain->installed = 0;
+    }
+}
+
+/* Does an allocation still reach us? tracemalloc, stopped when it had been started before us, puts back what was there
+ * before it, and that is not us. */
+static int hm_reached(PyMemAllocatorDomain domain)
+{
+    int64_t countdown = hm.countdown;
+    STORE(hm.countdown, HM_IDLE);
+    void *block = domain == PYMEM_DOMAIN_OBJ ? PyObject_Malloc(1) : PyMem_Malloc(1);
+    int reached = block == NULL || hm.countdown != HM_IDLE;
+    domain == PYMEM_DOMAIN_OBJ ? PyObject_Free(block) : PyMem_Free(block);
+    STORE(hm.countdown, countdown);
+    return reached;
+}
+
+static int hm_intact(void)
+{
+    return hm.running && hm_reached(PYMEM_DOMAIN_OBJ) && hm_reached(PYMEM_DOMAIN_MEM);
+}
+
+/* ---- the interface ------------------------------------------------------------------------------------------------- */
+
+static void hm_forget_all(void)
+{
+    if (hm.table != NULL) {
+        memset(hm.table, 0, (hm.mask + 1) * sizeof(hm_record));
+    }
+    memset(hm_filter, 0, sizeof(hm_filter));
+    hm.records = 0;
+    if (hm.totals != NULL) {
+        memset(hm.totals, 0, hm.endpoint_count * sizeof(hm_totals));
+    }
+    for (uint32_t at = 0; at < hm.slot_count; at++) {
+        hm_slot *slot = &hm.slots[at];
+        if (slot->used) {
+            slot->live_objects = slot->live_bytes = slot->allocated_objects = slot->allocated_bytes = 0;
+            slot->records = 0;
+            hm_release_if_done(at);
+        }
+    }
+}
+
+int hm_start(uint64_t max_records, uint64_t interval, double budget, hm_current current)
+{
+    uint64_t places = 64;
+    while (places < max_records * 2) {
+        places *= 2;
+    }
+    if (hm.table == NULL || hm.mask + 1 != places) {
+        hm_record *table = calloc(places, sizeof(hm_record));
+        if (table == NULL) {
+            return -1;
+        }
+        hm_forget_all(); /* under the old mask */
+        free(hm.table);
+        hm.table = table;
+        hm.mask = places - 1;
+    }
+    hm_forget_all();
+    if (hm_room_for_endpoint(HM_NO_ENDPOINT) < 0) {
+        return -1;
+    }
+    hm.max_records = max_records;
+    hm.automatic = interval == 0;
+    hm.interval = interval == 0 ? 1 : interval;
+    hm.budget = budget;
+    hm.current = current;
+    hm.interpreter = PyInterpreterState_Get();
+    hm.random = hm_now() | 1;
+    hm.adjusted_at = hm_now();
+    hm.spent_then = hm.spent_ns;
+    STORE(hm.countdown, hm_gap());
+    hm.running = 1;
+    for (int at = 0; at < 2; at++) {
+        if (!hm_chains[at].installed || !hm_reached(hm_chains[at].domain)) {
+            hm_install(&hm_chains[at]);
+        }
+    }
+    return 0;
+}
+
+void hm_stop(void)
+{
+    hm.running = 0;
+    hm_forget_all();
+    for (int at = 0; at < 2; at++) {
+        hm_uninstall(&hm_chains[at]);
+    }
+}
+
+void hm_reset(void)
+{
+    hm_forget_all();
+    hm.spent_ns = hm.spent_then = 0;
+    hm.random ^= (uint64_t)hm_now() << 1; /* or siblings would draw the same gaps */
+    hm.random |= 1;
+}
+
+/* Point the records of finished requests at their endpoints, so that their slots can be used again. */
+static void hm_settle_all(void)
+{
+    for (uint32_t at = 0; at < hm.slot_count; at++) {
+        hm_slot *slot = &hm.slots[at];
+        if (slot->used && slot->finished) {
+            hm_settle(slot); /* again, if it goes on allocating: that has nothing left to settle but its sum */
+        }
+    }
+    for (uint64_t place = 0; hm.table != NULL && place <= hm.mask; place++) {
+        hm_record *record = &hm.table[place];
+        if (record->block == 0 || record->slot & HM_SETTLED) {
+            continue;
+        }
+        uint32_t at = record->slot;
+        if (hm.slots[at].settled && !hm.slots[at].open) {
+            record->slot = hm.slots[at].endpoint | HM_SETTLED;
+            hm.slots[at].records--;
+            hm_release_if_done(at);
+        }
+    }
+}
+
+uint32_t hm_open(void)
+{
+    if (hm_room_for_endpoint(HM_NO_ENDPOINT) < 0) {
+        return HM_NO_SLOT;
+    }
+    if (hm.free_slot == HM_NO_SLOT && hm.slot_count >= HM_SETTLE_SLOTS && hm.slot_count == hm.slot_room) {
+        hm_settle_all();
+    }
+    if (hm.free_slot == HM_NO_SLOT) {
+        if (hm.slot_count == hm.slot_room) {
+            uint32_t room = hm.slot_room == 0 ? 256 : hm.slot_room * 2;
+            hm_slot *slots = room >= HM_SETTLED ? NULL : realloc(hm.slots, room * sizeof(hm_slot));
+            if (slots == NULL) {
+                return HM_NO_SLOT;
+            }
+            hm.slots = slots;
+            hm.slot_room = room;
+        }
+        hm.slots[hm.slot_count].next_free = HM_NO_SLOT;
+        hm.free_slot = hm.slot_count++;
+    }
+    uint32_t at = hm.free_slot;
+    hm.free_slot = hm.slots[at].next_free;
+    hm.slots[at] = (hm_slot){.open = 1, .used = 1, .endpoint = HM_NO_ENDPOINT};
+    hm.used_slots++;
+    if (hm.open++ == 0) {
+        STORE(hm.countdown, hm_gap()); /* gaps have no memory, so a new one is as good as the rest of the old */
+    }
+    return at;
+}
+
+static void hm_adjust(void)
+{
+    uint64_t now = hm_now(), elapsed = now - hm.adjusted_at;
+    if (!hm.automatic || elapsed < HM_ADJUST_NS) {
+        return;
+    }
+    double share = (double)(hm.spent_ns - hm.spent_then) / (double)elapsed;
+    for (; share > hm.budget && hm.interval < HM_MAX_INTERVAL; share /= 2) {
+        hm.interval *= 2;
+    }
+    if (share < hm.budget / 4 && hm.interval > 1 && hm.records < hm.max_records / 2) {
+        hm.interval /= 2; /* a quarter, not a half: the next look must not take it back */
+    }
+    hm.adjusted_at = now;
+    hm.spent_then = hm.spent_ns;
+}
+
+void hm_finish(uint32_t at, uint32_t endpoint)
+{
+    hm_slot *slot = &hm.slots[at];
+    if (!slot->finished) {
+        slot->finished = 1;
+        slot->endpoint = hm_room_for_endpoint(endpoint) < 0 ? HM_NO_ENDPOINT : endpoint;
+    }
+    hm_adjust();
+}
+
+void hm_close(uint32_t at)
+{
+    hm_slot *slot = &hm.slots[at];
+    slot->open = 0;
+    slot->finished = 1; /* one that never finished belongs to HM_NO_ENDPOINT */
+    hm.open--;
+    hm_release_if_done(at);
+}
+
+uint32_t hm_settle_requests(void)
+{
+    hm_settle_all();
+    return hm.endpoint_count;
+}
+
+hm_totals hm_totals_at(uint32_t endpoint)
+{
+    return *hm_totals_of(endpoint);
+}
+
+hm_stats hm_statistics(void)
+{
+    return (hm_stats){
+        .running = hm.running,
+        .intact = hm_intact(),
+        .records = hm.records,
+        .interval = hm.interval,
+        .memory = (hm.table == NULL ? 0 : (hm.mask + 1) * sizeof(hm_record)) + sizeof(hm_filter) +
+                  hm.slot_room * sizeof(hm_slot) + hm.endpoint_room * sizeof(hm_totals),
+        .spent_ns = hm.spent_ns,
+        .requests = hm.used_slots,
+    };
+}
+
+int hm_lookup(const void *block, uint32_t *endpoint, uint64_t *size, uint64_t *weight)
+{
+    if (hm.table == NULL || *hm_filter_of((uintptr_t)block) == 0) {
+        return 0;
+    }
+    hm_record *record = hm_find((uintptr_t)block);
+    if (record == NULL) {
+        return 0;
+    }
+    *endpoint = record->slot & HM_SETTLED ? record->slot & ~HM_SETTLED : hm.slots[record->slot].endpoint;
+    *size = record->size;
+    *weight = record->weight;
+    return 1;
+}

@@ -1,0 +1,28 @@
+"""The extension only; everything else is in pyproject.toml.
+
+Without a compiler the package installs all the same and serves in pure Python. HEAP_MIDDLEWARE_REQUIRE_NATIVE=1 makes
+a failing build an error, and warnings too.
+"""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+
+REQUIRED = os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1"
+UNIX = sys.platform != "win32"
+
+setup(
+    ext_modules=[
+        Extension(
+            "heap_middleware._native",
+            ["heap_middleware/native/module.c", "heap_middleware/native/tracker.c"],
+            depends=["heap_middleware/native/tracker.h"],
+            optional=not REQUIRED,
+            extra_compile_args=["-std=c11", "-O2", *(["-Wall", "-Wextra", "-Werror"] if REQUIRED else [])]
+            if UNIX
+            else [],
+            libraries=["m"] if UNIX else [],
+        )
+    ]
+)
