@@ -109,17 +109,17 @@ def test_flask_streams_and_exceptions(monitor: HeapMonitor) -> None:
     app.logger.disabled = True
     app.wsgi_app = WsgiMiddleware(app.wsgi_app, monitor=monitor)  # type: ignore[method-assign]
     client = Client(app)
-    for rounds in (100, 300):
+    for rounds in (200, 600):
         before = dict(monitor.endpoints())
         for _ in range(rounds):
             assert client.get("/stream").data == b"part"
             assert client.get("/broken").status_code == 500
             keep()  # nobody's
-    assert per_request(monitor, before, "/stream") == pytest.approx(2, abs=0.1)
+    assert per_request(monitor, before, "/stream") == pytest.approx(2, abs=0.4)  # the client shares the heap here
     totals = monitor.endpoints()[Endpoint("GET", "/stream")]
-    assert totals.measured == totals.requests == 400
+    assert totals.measured == totals.requests == 800
     assert totals.retained_bytes is not None
-    assert totals.retained_bytes > 400 * 2 * 100
+    assert totals.retained_bytes > 800 * 2 * 100
 
 
 def test_a_response_is_as_it_was(monitor: HeapMonitor) -> None:
