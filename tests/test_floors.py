@@ -5,7 +5,7 @@ import heap_middleware
 
 ROOT = Path(heap_middleware.__file__).parent
 FLOORS = [
-    {"errors", "settings"},
+    {"errors", "settings", "_native"},
     {"heap", "endpoints"},
     {"workers"},
     {"exposition"},
