@@ -6,6 +6,7 @@ a failing build an error, and warnings too.
 
 import os
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -16,8 +17,8 @@ setup(
     ext_modules=[
         Extension(
             "heap_middleware._native",
-            ["heap_middleware/native/module.c", "heap_middleware/native/tracker.c"],
-            depends=["heap_middleware/native/tracker.h"],
+            sorted(glob("heap_middleware/native/*.c")),
+            depends=sorted(glob("heap_middleware/native/*.h")),
             optional=not REQUIRED,
             extra_compile_args=["-std=c11", "-O2", *(["-Wall", "-Wextra", "-Werror"] if REQUIRED else [])]
             if UNIX

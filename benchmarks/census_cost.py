@@ -1,5 +1,7 @@
 """What a census and a dendrogram cost, beside one `gc.get_objects()` and beside a search for each object's referrers.
 
+With the accelerator: its walk, and how long the application stands still while a forked child walks.
+
     pip install -e . --group bench
     python benchmarks/census_cost.py [--quick]
 
@@ -9,6 +11,7 @@ table shows medians of this one run.
 
 import argparse
 import gc
+import os
 import platform
 import statistics
 import time
@@ -19,11 +22,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from heap_middleware import accelerator
+from heap_middleware.heap.accelerated import AcceleratedCensus
 from heap_middleware.heap.census import take_census
 from heap_middleware.heap.dendrogram import HeapDendrogram
 
 CENSUS_OBJECTS = (300_000, 2_000_000)
 REACHABLE_UP_TO = 300_000
+REACHABLE = (500_000, 8)
+"""Lists, and the fresh strings in each."""
 DENDROGRAM_OBJECTS = (3_000, 20_000, 300_000)
 QUADRATIC_UP_TO = 20_000
 
@@ -82,6 +89,32 @@ def census_rows(count: int, rounds: int, reachable: bool) -> dict[str, float]:
     return found
 
 
+def bare_fork() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def accelerated_rows(keep: list[Any], rounds: int) -> dict[str, float]:
+    """The walk inline and in a child, tracked and reachable; of the child also the application's pause alone."""
+    inline, forked = AcceleratedCensus("inline"), AcceleratedCensus("fork")
+    pauses: list[float] = []
+    variants: dict[str, Callable[[], Any]] = {
+        "len(gc.get_objects())": lambda: len(gc.get_objects()),
+        "fork() and waitpid()": bare_fork,
+        "walk, tracked": partial(inline.take, "tracked"),
+        "walk, reachable": partial(inline.take, "reachable"),
+        "walk in a child, reachable": lambda: pauses.append(forked.take("reachable").pause * 1e3),
+    }
+    found = medians(variants, rounds)
+    assert len(keep) > 0
+    census = inline.take("reachable")
+    found["pause of that"] = statistics.median(pauses)
+    found["walk, ns an object reached"] = found["walk, reachable"] * 1e6 / census.objects
+    return found
+
+
 def dendrogram_rows(count: int, rounds: int, quadratic: bool) -> dict[str, float]:
     keep = held(count)
     dendrogram = HeapDendrogram(max_items=count + 100_000)
@@ -106,6 +139,12 @@ def main() -> None:
     table.add_column("ratio to the first", justify="right")
     for count in CENSUS_OBJECTS:
         add_rows(table, count, census_rows(count, rounds, reachable=count <= REACHABLE_UP_TO))
+    if accelerator.missing is None:
+        lists, strings = REACHABLE
+        add_rows(table, CENSUS_OBJECTS[-1], accelerated_rows([[] for _ in range(CENSUS_OBJECTS[-1])], rounds))
+        nested = [[str((at, n)) for n in range(strings)] for at in range(lists)]
+        add_rows(table, lists * (strings + 1), accelerated_rows(nested, rounds))
+        del nested
     for count in DENDROGRAM_OBJECTS:
         quadratic = count <= QUADRATIC_UP_TO  # a minute a round at 20,000
         few = 1 if count == QUADRATIC_UP_TO else 3

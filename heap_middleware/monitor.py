@@ -12,14 +12,17 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
-from heap_middleware.endpoints import tracker
+from heap_middleware import accelerator
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
+from heap_middleware.endpoints.level import let_go
 from heap_middleware.endpoints.recorder import Recorder
+from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
 from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable
 from heap_middleware.exposition.collector import HeapCollector, OwnFigures
 from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
-from heap_middleware.heap.census import Census, CensusKind, TypeFilter, take_census
+from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus, CensusProcess
+from heap_middleware.heap.census import Census, CensusKind, TypeFilter, TypeRow, take_census
 from heap_middleware.heap.shared import SharedCensus
 from heap_middleware.settings import HeapSettings
 
@@ -40,11 +43,13 @@ class HeapMonitor:
 
     def __init__(self, settings: HeapSettings | None = None) -> None:
         self.settings = settings if settings is not None else HeapSettings.from_environment()
-        if self.settings.enabled and self.settings.attribution == "native" and tracker.missing is not None:
-            raise BackendUnavailable(
-                f"attribution is 'native', and this installation has no accelerator ({tracker.missing}); "
-                "allowed here: False, True or 'windows'"
-            )
+        if self.settings.enabled and accelerator.missing is not None:
+            if self.settings.attribution == "native":
+                raise BackendUnavailable(
+                    f"attribution is 'native', and this installation has no accelerator ({accelerator.missing}); "
+                    "allowed here: False, True or 'windows'"
+                )
+            _say_it_is_missing()
         self.key = f"heap_middleware.monitor.{id(self)}"
         """Where the adapters note in an environ or scope that this monitor measures the request already."""
         self._start()
@@ -71,6 +76,22 @@ class HeapMonitor:
     def endpoints(self) -> Mapping[Endpoint, EndpointTotals]:
         """What is known of each (method, route) so far; empty without `attribution`."""
         return {} if self.recorder is None else self.recorder.totals()
+
+    def retained_types(self, census: Census) -> Mapping[Endpoint, tuple[TypeRow, ...]]:
+        """What each endpoint's requests left alive when the census was taken, by type; with the accelerator only.
+
+        `types_per_route` types are named, the rest is `__other__`, and memory that is no object is `(buffer)`.
+        """
+        types = TypeFilter(self.settings.types_per_route)
+        numbered = self.recorder.numbered() if self.recorder is not None else {}
+        return {
+            numbered[number]: (
+                *types.rows((row.module, row.objects, row.bytes) for row in rows if row.module != BUFFER),
+                *(row for row in rows if row.module == BUFFER),
+            )
+            for number, rows in census.retained.items()
+            if number in numbered
+        }
 
     def collector(self) -> HeapCollector:
         """A collector for a `prometheus_client` registry of yours."""
@@ -114,6 +135,8 @@ class HeapMonitor:
         settings = self.settings
         self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
         self.recorder = self._make_recorder() if settings.enabled and settings.attribution else None
+        process = cast(CensusProcess, settings.census_process)
+        self._accelerated = AcceleratedCensus(process) if accelerator.missing is None else None
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
         self._page = MetricsPage(
             settings.metrics_path, self.collector(), settings.registry, fault=partial(self.fault, "registry")
@@ -125,8 +148,8 @@ class HeapMonitor:
 
     def _make_recorder(self) -> Recorder:
         settings = self.settings
-        if settings.attribution == "native":
-            return tracker.TrackerRecorder(
+        if settings.attribution != "windows" and accelerator.missing is None:
+            return TrackerRecorder(
                 self.ledger,
                 sampling=settings.sampling,
                 budget=settings.overhead_budget,
@@ -143,8 +166,12 @@ class HeapMonitor:
         settings = self.settings
         if settings.gc_collect:
             gc.collect()
-        kind = "tracked" if settings.census == "auto" else cast(CensusKind, settings.census)
-        return take_census(kind, TypeFilter(settings.top_types, settings.include_types, settings.exclude_types))
+        types = TypeFilter(settings.top_types, settings.include_types, settings.exclude_types)
+        asked = settings.census
+        if self._accelerated is not None:
+            let_go()
+            return self._accelerated.take(cast(CensusKind, "reachable" if asked == "auto" else asked), types)
+        return take_census(cast(CensusKind, "tracked" if asked == "auto" else asked), types)
 
     @contextmanager
     def _disturbing(self) -> Iterator[None]:
@@ -165,9 +192,14 @@ def _after_fork() -> None:
     """A child serves and counts its own requests: it starts from zero, with locks that no lost thread holds."""
     global _shared_lock
     _shared_lock = threading.RLock()
-    tracker.reset_in_child()
+    reset_in_child()
     for monitor in list(_monitors):
         monitor._start()
+
+
+@cache  # once a process
+def _say_it_is_missing() -> None:
+    _log.warning("heap_middleware runs in pure Python: %s", accelerator.missing)
 
 
 @cache  # reading a package's metadata makes hundreds of objects

@@ -61,15 +61,16 @@ class HeapMetricsMiddleware:
         except BaseException:
             exchange.end(None)
             raise
-        plain, sized = _FOLLOWED if recorder.follows else _BODIES
-        if type(result) is ClosingIterator:  # Werkzeug's and Flask's: the common case, decided fast
-            return plain(exchange, result)
-        if type(result) in _FINISHED or _is_wrapped_file(result, environ.get("wsgi.file_wrapper")):
+        if type(result) is not ClosingIterator and (  # Werkzeug's and Flask's: the common case, decided fast
+            type(result) in _FINISHED or _is_wrapped_file(result, environ.get("wsgi.file_wrapper"))
+        ):
             # Servers look at these types: at the length of a list, for Content-Length, and at their own file
             # wrapper, for sendfile.
             exchange.end(result)
             return result  # type: ignore[no-any-return]
-        return (sized if hasattr(type(result), "__len__") else plain)(exchange, result)
+        if recorder.follows:
+            return cast(Follower, recorder).body(result, window, exchange.end)
+        return (_SizedBody if hasattr(type(result), "__len__") else _Body)(exchange, result)
 
     def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = PageRequest(
@@ -186,37 +187,3 @@ class _SizedBody(_Body):
 
     def __len__(self) -> int:
         return len(self._result)
-
-
-class _FollowedBody(_Body):
-    """The same for a recorder that follows requests: the response is made in the request's context."""
-
-    __slots__ = ()
-
-    def __init__(self, exchange: _Exchange, result: Any) -> None:
-        super().__init__(exchange, result)
-        self._recorder.pause(exchange.window)
-
-    @property
-    def _recorder(self) -> Follower:
-        return cast(Follower, self._exchange.recorder)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._recorder.iterate(self._result, self._exchange.window)
-
-    def close(self) -> None:
-        """Close the application's iterable, then end the request, even if that raises."""
-        try:
-            close = getattr(self._result, "close", None)
-            if close is not None:
-                self._recorder.call(close, self._exchange.window)
-        finally:
-            self._exchange.end(self._result)
-
-
-class _FollowedSizedBody(_FollowedBody, _SizedBody):
-    __slots__ = ()
-
-
-_BODIES: Final = (_Body, _SizedBody)
-_FOLLOWED: Final = (_FollowedBody, _FollowedSizedBody)

@@ -5,7 +5,8 @@ import heap_middleware
 
 ROOT = Path(heap_middleware.__file__).parent
 FLOORS = [
-    {"errors", "settings", "_native"},
+    {"_native"},
+    {"errors", "settings", "accelerator"},
     {"heap", "endpoints"},
     {"workers"},
     {"exposition"},

@@ -8,7 +8,7 @@ import weakref
 import pytest
 from prometheus_client import CollectorRegistry
 
-from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings
+from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.exposition.pages import PageRequest
 
@@ -26,12 +26,6 @@ def test_a_shared_monitor_dies_with_its_last_user():
     one = weakref.ref(HeapMonitor.shared(HeapSettings(top_types=43)))
     gc.collect()
     assert one() is None
-
-
-def test_an_accelerator_that_is_not_there():
-    """Asking for the native backend without an accelerator says what is missing and what is allowed."""
-    with pytest.raises(BackendUnavailable, match=r"'native'.*no accelerator.*'windows'"):
-        HeapMonitor(HeapSettings(attribution="native"))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", ""])

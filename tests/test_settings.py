@@ -14,6 +14,7 @@ GOOD = {
     "attribution": ("windows", "windows"),
     "sampling": ("7", 7),
     "overhead_budget": ("0.5", 0.5),
+    "max_tracked": ("16", 16),
     "max_routes": ("3", 3),
     "exclude_routes": ("^/a, ^/b", ("^/a", "^/b")),
     "top_types": ("4", 4),
@@ -22,6 +23,8 @@ GOOD = {
     "gc_collect": ("yes", True),
     "census_min_interval": ("2", 2.0),
     "census": ("reachable", "reachable"),
+    "census_process": ("fork", "fork"),
+    "types_per_route": ("5", 5),
     "registry": ("prometheus_client:REGISTRY", None),
     "route_of": ("os.path:basename", None),
 }

@@ -25,7 +25,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Settler", "full_collections"]
+__all__ = ["Settler", "full_collections", "let_go"]
 
 _TUPLE_SIZES: Final = range(1, 21)
 _TUPLES: Final = 2_000
@@ -42,6 +42,12 @@ _forget_urls: Callable[[], object] = getattr(urllib.parse.urlsplit, "cache_clear
 def full_collections() -> int:
     """Full garbage collections since the process started."""
     return int(gc.get_stats()[2]["collections"])
+
+
+def let_go() -> None:
+    """Let what is held by nobody but the collector and CPython's cache of look-ups be gone: no request retains it."""
+    gc.collect(1)
+    _clear_lookups()
 
 
 class Settler:

@@ -1,6 +1,6 @@
 """What both attribution backends have in common, as the monitor and the adapters see them."""
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ class Recorder(Protocol):
         """Whether a request is followed through its context, so that its response must be made in it, too."""
         ...
 
-    def begin(self, held: MutableMapping[str, Any], level: Level) -> Any:
+    @property
+    def begin(self) -> Callable[[MutableMapping[str, Any], Level], Any]:
         """Take note that a request arrives, with its environ or scope; returns what `finish` wants."""
         ...
 
@@ -44,6 +45,10 @@ class Recorder(Protocol):
         """Live records, and one allocation in how many is recorded; None if there are no records."""
         ...
 
+    def numbered(self) -> dict[int, Endpoint]:
+        """The endpoints by their numbers in a census; empty if there are no records."""
+        ...
+
     def disturbing(self) -> AbstractContextManager[None]:
         """While this is entered, the heap changes for a reason that is no request."""
         ...
@@ -52,14 +57,7 @@ class Recorder(Protocol):
 class Follower(Recorder, Protocol):
     """A recorder that `follows` requests through their contexts."""
 
-    def pause(self, window: Any) -> None:
-        """Leave the request's context before the response is made."""
-        ...
-
-    def iterate(self, parts: Iterable[Any], window: Any) -> Iterator[Any]:
-        """Iterate over a response in the request's context."""
-        ...
-
-    def call(self, function: Callable[[], Any], window: Any) -> Any:
-        """Call in the request's context."""
+    @property
+    def body(self) -> Callable[[Iterable[Any], Any, Callable[[Any], object]], Iterable[Any]]:
+        """Make a response in the context of its request, and call back when it has ended."""
         ...

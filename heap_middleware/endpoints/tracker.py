@@ -9,31 +9,22 @@ One tracker serves the process, because it hooks the process's allocators: the f
 """
 
 import itertools
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from heap_middleware import accelerator
+from heap_middleware.accelerator import native
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
+from heap_middleware.endpoints.level import let_go
 from heap_middleware.endpoints.windows import Level
 
 if TYPE_CHECKING:
     from heap_middleware._native import Request
 
-try:
-    from heap_middleware import _native
-except ImportError as error:
-    if os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1":
-        raise
-    missing: str | None = str(error)
-else:
-    missing = None
+__all__ = ["TrackerRecorder", "reset_in_child"]
 
-__all__ = ["TrackerRecorder", "missing"]
-
-_log = logging.getLogger("heap_middleware")
 _numbers = itertools.count(1)  # of endpoints, in all recorders; 0 is none
 
 
@@ -49,40 +40,26 @@ class TrackerRecorder:
     def __init__(
         self, ledger: Ledger, *, sampling: int | str = "auto", budget: float = 0.01, max_tracked: int = 262_144
     ) -> None:
-        if missing is not None:
-            raise ImportError(missing)
+        if accelerator.missing is not None:
+            raise ImportError(accelerator.missing)
         self._ledger = ledger
         self._number: dict[Endpoint | None, int] = {None: 0}
-        if not _native.statistics()["running"]:
-            _native.start(max_tracked, sampling if isinstance(sampling, int) else 0, budget)
+        self.begin: Callable[[MutableMapping[str, Any], Level], Request] = native.begin
+        """What is allocated from here on in this context is the request's. Written in C, as the next."""
+        self.body: Callable[[Iterable[Any], Request, Callable[[Any], object]], Iterable[Any]] = native.body
+        """Leave the context; the response is made in it, whichever thread the server does that in."""
+        if not native.statistics()["running"]:
+            native.start(max_tracked, sampling if isinstance(sampling, int) else 0, budget)
 
     @property
     def spent(self) -> float:
         """Seconds that recording has cost in this process."""
-        return _native.statistics()["seconds"]
+        return native.statistics()["seconds"]
 
     def tracked(self) -> tuple[int, int]:
         """Live records, and one allocation in how many is recorded."""
-        found = _native.statistics()
+        found = native.statistics()
         return found["records"], found["interval"]
-
-    def begin(self, held: MutableMapping[str, Any], level: Level) -> "Request":  # noqa: ARG002 - of the interface
-        """Start to follow a request: what is allocated from here on in this context is its own."""
-        request = _native.Request()
-        request.enter()
-        return request
-
-    def pause(self, request: "Request") -> None:
-        """Leave the context for now; the response is yet to be made."""
-        request.leave()
-
-    def iterate(self, parts: Iterable[Any], request: "Request") -> Iterator[Any]:
-        """Iterate over a response, each step in the request's context: servers may do it in another thread."""
-        return _native.iterate(parts, request)
-
-    def call(self, function: Callable[[], Any], request: "Request") -> Any:
-        """Call in the request's context."""
-        return _native.call(function, request)
 
     def finish(
         self,
@@ -93,17 +70,17 @@ class TrackerRecorder:
         route: str | None,
     ) -> None:
         """Take note that the response has ended; the route template is known by now."""
-        window.leave()
         endpoint = self._ledger.count(method, route)
         try:
             number = self._number[endpoint]
         except KeyError:
             number = self._number.setdefault(endpoint, next(_numbers))
-        window.finish(number)
+        window.end(number)
 
     def totals(self) -> dict[Endpoint, EndpointTotals]:
         """What is known of each endpoint, up to this moment."""
-        rows = _native.snapshot()
+        let_go()
+        rows = native.snapshot()
         found = self._ledger.snapshot()
         for endpoint, totals in found.items():
             number = self._number.get(endpoint, 0)
@@ -121,6 +98,10 @@ class TrackerRecorder:
                 )
         return found
 
+    def numbered(self) -> dict[int, Endpoint]:
+        """The endpoints by their numbers in the tracker."""
+        return {number: endpoint for endpoint, number in list(self._number.items()) if endpoint is not None}
+
     def disturbing(self) -> AbstractContextManager[None]:
         """Nothing disturbs it: a scrape's own allocations are in no request's context."""
         return nullcontext()
@@ -128,5 +109,5 @@ class TrackerRecorder:
 
 def reset_in_child() -> None:
     """Forget the parent's requests in a forked child, and follow its own."""
-    if missing is None and _native.statistics()["running"]:
-        _native.reset()
+    if accelerator.missing is None and native.statistics()["running"]:
+        native.reset()

@@ -217,6 +217,10 @@ class WindowRecorder:
     def tracked(self) -> None:
         """There are no records."""
 
+    def numbered(self) -> dict[int, Endpoint]:
+        """There are no records."""
+        return {}
+
     @contextmanager
     def disturbing(self) -> Iterator[None]:
         """While this is entered, the heap changes for a reason that is no request, a scrape, say."""

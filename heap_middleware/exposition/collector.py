@@ -1,7 +1,7 @@
 """The metrics: what the census, the ledger and the middleware itself know, as families of `prometheus_client`."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.heap.census import Census
+from heap_middleware.heap.census import Census, TypeRow
 
 __all__ = ["HeapCollector", "OwnFigures", "Source"]
 
@@ -36,6 +36,8 @@ class Source(Protocol):
 
     def endpoints(self) -> Mapping[Endpoint, EndpointTotals]: ...
 
+    def retained_types(self, census: Census) -> Mapping[Endpoint, Sequence[TypeRow]]: ...
+
     def own_figures(self) -> OwnFigures: ...
 
 
@@ -54,6 +56,7 @@ class HeapCollector(Collector):
             *_census_families(),
             *_endpoint_families(),
             *_byte_families(),
+            _type_family(),
             *_own_families(),
             *_tracker_families(),
         ]
@@ -63,6 +66,7 @@ class HeapCollector(Collector):
         census = self._source.census()
         yield from _census_metrics(census)
         yield from _endpoint_metrics(self._source.endpoints())
+        yield from _type_metrics(self._source.retained_types(census))
         yield from _own_metrics(self._source.own_figures(), census)
 
 
@@ -137,6 +141,22 @@ def _endpoint_metrics(endpoints: Mapping[Endpoint, EndpointTotals]) -> Iterable[
             if amount is not None:
                 family.add_metric(list(endpoint), amount)  # type: ignore[attr-defined]
     return [*families, *bytewise]
+
+
+def _type_family() -> GaugeMetricFamily:
+    return GaugeMetricFamily(
+        "heap_endpoint_retained_objects_by_type",
+        "Memory blocks attributed to the route and alive, by type.",
+        labels=[*_ENDPOINT, "module"],
+    )
+
+
+def _type_metrics(types: Mapping[Endpoint, Sequence[TypeRow]]) -> Iterable[Metric]:
+    family = _type_family()
+    for endpoint, rows in sorted(types.items()):
+        for row in rows:
+            family.add_metric([*endpoint, row.module], row.objects)
+    return [family] if types else []
 
 
 def _own_families() -> list[Metric]:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from heap_middleware.heap.referrers import list_without_young_tuples, young_tuple_sizes
@@ -64,6 +64,8 @@ class Census:
     """Seconds from the first object to the last."""
     pause: float
     """Seconds during which no other thread could run."""
+    retained: Mapping[int, tuple[TypeRow, ...]] = field(default_factory=dict)
+    """What requests left alive, by the number of their endpoint; with the accelerator only."""
 
 
 @dataclass(frozen=True, slots=True)

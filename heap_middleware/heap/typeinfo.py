@@ -11,7 +11,17 @@ from collections.abc import Callable
 from types import MethodDescriptorType
 from typing import Any, Final
 
-__all__ = ["MAX_NAME", "Sizer", "basic_size", "can_refer", "clean", "is_own_type", "sizer_of", "type_name"]
+__all__ = [
+    "MAX_NAME",
+    "Sizer",
+    "basic_size",
+    "can_refer",
+    "clean",
+    "is_own_module",
+    "is_own_type",
+    "sizer_of",
+    "type_name",
+]
 
 MAX_NAME: Final = 200
 """Longest name, in characters, that becomes a label. Prometheus sets no limit of its own by default, but class names
@@ -41,7 +51,11 @@ def type_name(cls: type) -> str:
 
 def is_own_type(cls: type) -> bool:
     """Whether the class is defined in this package."""
-    module = _module_name(cls)
+    return is_own_module(_module_name(cls))
+
+
+def is_own_module(module: str) -> bool:
+    """Whether it is this package or a part of it."""
     return module == _OWN or module.startswith(_OWN + ".")
 
 

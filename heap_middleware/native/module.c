@@ -1,4 +1,4 @@
-/* heap_middleware._native: the Python side of the tracker.
+/* heap_middleware._native: the Python side of the tracker and of the census.
  *
  * One context variable says to which request the running code belongs: tasks, thread pools and greenlets inherit it.
  * Its value is a Request, which owns a slot of the tracker for as long as any context refers to it.
@@ -8,6 +8,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "census.h"
+#include "child.h"
+#include "stores.h"
 #include "tracker.h"
 
 /* Read from inside the hooks, which have no module to ask: never released once set. */
@@ -27,11 +30,19 @@ typedef struct {
 } NativeIterator;
 
 typedef struct {
-    PyTypeObject *iterator_type;
+    PyTypeObject *iterator_type, *body_type, *sized_body_type;
 } native_state;
 
 /* While the variable itself is being set, nobody allocates. */
 static int native_muted;
+
+/* What native_current found last. `context_ver` grows whenever a thread enters or leaves a context: with the same thread
+ * and number, the variable is what it was, unless native_set has set it. PyThreadState is public; `id` and `context_ver`
+ * were checked with 3.11 to 3.14. */
+static struct {
+    uint64_t thread, version;
+    uint32_t slot;
+} native_seen = {.thread = UINT64_MAX};
 
 static uint32_t native_current(void)
 {
@@ -39,12 +50,23 @@ static uint32_t native_current(void)
     if (native_muted) {
         return HM_NO_SLOT;
     }
-    /* Cannot fail: the key is compared by identity, and there is no default to make. */
-    if (PyContextVar_Get(native_variable, NULL, &value) < 0 || value == NULL) {
-        return HM_NO_SLOT;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyThreadState *thread = PyThreadState_GetUnchecked();
+#else
+    PyThreadState *thread = _PyThreadState_UncheckedGet();
+#endif
+    if (thread->id == native_seen.thread && thread->context_ver == native_seen.version) {
+        return native_seen.slot;
     }
-    uint32_t slot = Py_IS_TYPE(value, native_request_type) ? ((NativeRequest *)value)->slot : HM_NO_SLOT;
-    Py_DECREF(value); /* the context still has it */
+    /* Cannot fail: the key is compared by identity, and there is no default to make. */
+    uint32_t slot = HM_NO_SLOT;
+    if (PyContextVar_Get(native_variable, NULL, &value) == 0 && value != NULL) {
+        slot = Py_IS_TYPE(value, native_request_type) ? ((NativeRequest *)value)->slot : HM_NO_SLOT;
+        Py_DECREF(value); /* the context still has it */
+    }
+    native_seen.thread = thread->id;
+    native_seen.version = thread->context_ver;
+    native_seen.slot = slot;
     return slot;
 }
 
@@ -60,6 +82,7 @@ static int native_set(PyObject *value)
     native_muted++;
     PyObject *token = PyContextVar_Set(native_variable, value);
     native_muted--;
+    native_seen.thread = UINT64_MAX;
     Py_XDECREF(token);
     return token == NULL ? -1 : 0;
 }
@@ -106,6 +129,9 @@ static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (self->slot == HM_NO_SLOT) {
         Py_DECREF(self);
         return PyErr_NoMemory();
+    }
+    if (hm_became_exact()) {
+        hs_drain();
     }
     return (PyObject *)self;
 }
@@ -163,10 +189,18 @@ static PyObject *request_finish(PyObject *self, PyObject *number)
     Py_RETURN_NONE;
 }
 
+static PyObject *request_end(PyObject *self, PyObject *number)
+{
+    PyObject *left = request_leave(self, NULL);
+    Py_XDECREF(left);
+    return left == NULL ? NULL : request_finish(self, number);
+}
+
 static PyMethodDef request_methods[] = {
     {"enter", request_enter, METH_NOARGS, "Attribute what runs from here on in this context."},
     {"leave", request_leave, METH_NOARGS, "Undo `enter`; False if it was not entered, or in another context."},
     {"finish", request_finish, METH_O, "Name the endpoint the request belongs to; 0: to none."},
+    {"end", request_end, METH_O, "`leave` and `finish`."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -185,15 +219,10 @@ static PyType_Spec request_spec = {
     .slots = request_slots,
 };
 
-/* ---- the iterator that runs each step of a response in the context of its request ----------------------------------- */
+/* ---- the response of a WSGI application: each step of it is made in the context of its request ---------------------- */
 
-static PyObject *native_iterate(PyObject *module, PyObject *args)
+static PyObject *iterate(PyTypeObject *type, PyObject *iterable, PyObject *request)
 {
-    native_state *state = PyModule_GetState(module);
-    PyObject *iterable, *request;
-    if (!PyArg_ParseTuple(args, "OO!:iterate", &iterable, native_request_type, &request)) {
-        return NULL;
-    }
     PyObject *outer = native_swap(request);
     if (outer == NULL) {
         return NULL;
@@ -204,7 +233,7 @@ static PyObject *native_iterate(PyObject *module, PyObject *args)
     if (iterator == NULL) {
         return NULL;
     }
-    NativeIterator *self = PyObject_GC_New(NativeIterator, state->iterator_type);
+    NativeIterator *self = PyObject_GC_New(NativeIterator, type);
     if (self == NULL) {
         Py_DECREF(iterator);
         return NULL;
@@ -252,22 +281,6 @@ static void iterator_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyObject *native_call(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *callable, *request;
-    if (!PyArg_ParseTuple(args, "OO!:call", &callable, native_request_type, &request)) {
-        return NULL;
-    }
-    PyObject *outer = native_swap(request);
-    if (outer == NULL) {
-        return NULL;
-    }
-    PyObject *result = PyObject_CallNoArgs(callable);
-    native_restore(request, outer);
-    Py_DECREF(outer);
-    return result;
-}
-
 static PyType_Slot iterator_slots[] = {
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, iterator_next},
@@ -282,6 +295,165 @@ static PyType_Spec iterator_spec = {
     .basicsize = sizeof(NativeIterator),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = iterator_slots,
+};
+
+/* The iterable itself, with an end that we see: `end(result)` is called once, at the latest when the body dies. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *result, *request, *end; /* end: NULL once it was called */
+} NativeBody;
+
+static PyObject *native_body(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    native_state *state = PyModule_GetState(module);
+    if (count != 3 || !Py_IS_TYPE(args[1], native_request_type)) {
+        PyErr_SetString(PyExc_TypeError, "body() wants a result, a Request and a callable");
+        return NULL;
+    }
+    PyTypeObject *of = Py_TYPE(args[0]);
+    int sized = (of->tp_as_sequence != NULL && of->tp_as_sequence->sq_length != NULL) ||
+                (of->tp_as_mapping != NULL && of->tp_as_mapping->mp_length != NULL);
+    PyObject *left = request_leave(args[1], NULL);
+    if (left == NULL) {
+        return NULL;
+    }
+    Py_DECREF(left);
+    NativeBody *self = PyObject_GC_New(NativeBody, sized ? state->sized_body_type : state->body_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->result = Py_NewRef(args[0]);
+    self->request = Py_NewRef(args[1]);
+    self->end = Py_NewRef(args[2]);
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static PyObject *body_iter(PyObject *self)
+{
+    native_state *state = PyType_GetModuleState(Py_TYPE(self));
+    return iterate(state->iterator_type, ((NativeBody *)self)->result, ((NativeBody *)self)->request);
+}
+
+static Py_ssize_t body_length(PyObject *self)
+{
+    return PyObject_Size(((NativeBody *)self)->result);
+}
+
+/* Tell that the response has ended; keeps the exception that may be on its way, and lets none of `end` take its place. */
+static void body_ended(NativeBody *self)
+{
+    PyObject *type, *value, *traceback, *end = self->end;
+    if (end == NULL) {
+        return;
+    }
+    self->end = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *done = PyObject_CallOneArg(end, self->result);
+    if (done == NULL) {
+        PyErr_WriteUnraisable(end);
+    }
+    Py_XDECREF(done);
+    Py_DECREF(end);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* The application's own `close`, if there is one, in the context of the request. */
+static PyObject *body_close_result(NativeBody *body)
+{
+    PyObject *outer = native_swap(body->request);
+    if (outer == NULL) {
+        return NULL;
+    }
+    PyObject *done = NULL, *close = PyObject_GetAttrString(body->result, "close");
+    if (close == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        done = Py_NewRef(Py_None);
+    }
+    else if (close == Py_None) {
+        done = Py_NewRef(Py_None);
+    }
+    else if (close != NULL) {
+        done = PyObject_CallNoArgs(close);
+    }
+    Py_XDECREF(close);
+    native_restore(body->request, outer);
+    Py_DECREF(outer);
+    return done;
+}
+
+static PyObject *body_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *done = body_close_result((NativeBody *)self);
+    body_ended((NativeBody *)self);
+    if (done == NULL) {
+        return NULL;
+    }
+    Py_DECREF(done);
+    Py_RETURN_NONE;
+}
+
+static int body_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(((NativeBody *)self)->result);
+    Py_VISIT(((NativeBody *)self)->request);
+    Py_VISIT(((NativeBody *)self)->end);
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static int body_clear(PyObject *self)
+{
+    Py_CLEAR(((NativeBody *)self)->result);
+    Py_CLEAR(((NativeBody *)self)->request);
+    Py_CLEAR(((NativeBody *)self)->end);
+    return 0;
+}
+
+/* A server or middleware that never closes. */
+static void body_finalize(PyObject *self)
+{
+    body_ended((NativeBody *)self);
+}
+
+static void body_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc(self) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    body_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef body_methods[] = {
+    {"close", body_close, METH_NOARGS, "Close the application's iterable, then end the request, even if that raises."},
+    {NULL, NULL, 0, NULL},
+};
+
+#define BODY_SLOTS                                                                                                     \
+    {Py_tp_iter, body_iter}, {Py_tp_methods, body_methods}, {Py_tp_traverse, body_traverse},                           \
+        {Py_tp_clear, body_clear}, {Py_tp_finalize, body_finalize}, {Py_tp_dealloc, body_dealloc}
+
+static PyType_Slot body_slots[] = {BODY_SLOTS, {0, NULL}};
+
+static PyType_Slot sized_body_slots[] = {BODY_SLOTS, {Py_sq_length, body_length}, {0, NULL}};
+
+static PyType_Spec body_spec = {
+    .name = "heap_middleware._native.Body",
+    .basicsize = sizeof(NativeBody),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = body_slots,
+};
+
+/* Servers derive Content-Length from a length of one. */
+static PyType_Spec sized_body_spec = {
+    .name = "heap_middleware._native.SizedBody",
+    .basicsize = sizeof(NativeBody),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = sized_body_slots,
 };
 
 /* ---- functions ----------------------------------------------------------------------------------------------------- */
@@ -300,12 +472,16 @@ static PyObject *native_start(PyObject *Py_UNUSED(module), PyObject *args)
     if (hm_start(max_records, interval, budget, native_current) < 0) {
         return PyErr_NoMemory();
     }
+    if (hs_install() < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
 static PyObject *native_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     hm_stop();
+    hs_uninstall();
     Py_RETURN_NONE;
 }
 
@@ -340,13 +516,71 @@ static PyObject *native_statistics(PyObject *Py_UNUSED(module), PyObject *Py_UNU
                          "memory", stats.memory, "seconds", (double)stats.spent_ns / 1e9, "requests", stats.requests);
 }
 
+static PyObject *native_census(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int reachable;
+    PyObject *objects = Py_None, *result = NULL;
+    if (!PyArg_ParseTuple(args, "p|O:census", &reachable, &objects)) {
+        return NULL;
+    }
+    if (objects != Py_None && !PyList_CheckExact(objects)) {
+        PyErr_Format(PyExc_TypeError, "census() wants a list or None, not %s", Py_TYPE(objects)->tp_name);
+        return NULL;
+    }
+    hc_output output = {.fd = -1};
+    if (hc_census(reachable, objects == Py_None ? NULL : objects, &output) < 0) {
+        PyErr_NoMemory();
+    }
+    else {
+        result = PyBytes_FromStringAndSize(output.data, (Py_ssize_t)output.length);
+    }
+    free(output.data);
+    return result;
+}
+
+static PyObject *native_census_in_child(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int reachable;
+    double deadline;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "pd:census_in_child", &reachable, &deadline)) {
+        return NULL;
+    }
+    hc_output output = {.fd = -1};
+    hf_report report;
+    if (hf_census(reachable, deadline, &output, &report) == 0) {
+        result = Py_BuildValue("(y#d)", output.data, (Py_ssize_t)output.length, report.pause);
+    }
+    else {
+        errno = report.error;
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, report.where);
+    }
+    free(output.data);
+    return result;
+}
+
+static PyObject *native_begin(PyObject *Py_UNUSED(module), PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(count))
+{
+    PyObject *request = PyObject_CallNoArgs((PyObject *)native_request_type);
+    PyObject *entered = request == NULL ? NULL : request_enter(request, NULL);
+    if (entered == NULL) {
+        Py_CLEAR(request);
+    }
+    Py_XDECREF(entered);
+    return request;
+}
+
 static PyMethodDef native_methods[] = {
     {"start", native_start, METH_VARARGS, "start(max_records, interval, budget): hook the allocators and record."},
     {"stop", native_stop, METH_NOARGS, "Forget everything and leave the allocators."},
     {"reset", native_reset_all, METH_NOARGS, "Forget everything and go on, in a forked child."},
-    {"iterate", native_iterate, METH_VARARGS, "iterate(iterable, request): each step runs in the request's context."},
-    {"call", native_call, METH_VARARGS, "call(callable, request): runs in the request's context."},
+    {"begin", (PyCFunction)(void (*)(void))native_begin, METH_FASTCALL, "A Request, entered; arguments are ignored."},
+    {"body", (PyCFunction)(void (*)(void))native_body, METH_FASTCALL,
+     "body(result, request, end): leave the request, and make its response in its context."},
     {"snapshot", native_snapshot, METH_NOARGS, "A tuple for each endpoint number, see hm_totals."},
+    {"census", native_census, METH_VARARGS, "census(reachable, objects=None): walk the heap, or a list; see census.h."},
+    {"census_in_child", native_census_in_child, METH_VARARGS,
+     "census_in_child(reachable, deadline): walk it in a forked child; the result, and seconds the fork took."},
     {"statistics", native_statistics, METH_NOARGS, "What the tracker holds and costs."},
     {NULL, NULL, 0, NULL},
 };
@@ -362,13 +596,19 @@ static int native_exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "heap_middleware._native works in the main interpreter only");
         return -1;
     }
+    if (hc_prepare() < 0) {
+        return -1;
+    }
     native_state *state = PyModule_GetState(module);
     if (native_variable == NULL) {
         native_variable = PyContextVar_New("heap_middleware.request", NULL);
         native_request_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &request_spec, NULL);
     }
     state->iterator_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &iterator_spec, NULL);
-    if (native_variable == NULL || native_request_type == NULL || state->iterator_type == NULL) {
+    state->body_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &body_spec, NULL);
+    state->sized_body_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sized_body_spec, NULL);
+    if (native_variable == NULL || native_request_type == NULL || state->iterator_type == NULL ||
+        state->body_type == NULL || state->sized_body_type == NULL) {
         return -1;
     }
     return PyModule_AddType(module, native_request_type);
@@ -376,13 +616,19 @@ static int native_exec(PyObject *module)
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    Py_VISIT(((native_state *)PyModule_GetState(module))->iterator_type);
+    native_state *state = PyModule_GetState(module);
+    Py_VISIT(state->iterator_type);
+    Py_VISIT(state->body_type);
+    Py_VISIT(state->sized_body_type);
     return 0;
 }
 
 static int native_clear(PyObject *module)
 {
-    Py_CLEAR(((native_state *)PyModule_GetState(module))->iterator_type);
+    native_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->iterator_type);
+    Py_CLEAR(state->body_type);
+    Py_CLEAR(state->sized_body_type);
     return 0;
 }
 

@@ -8,7 +8,7 @@
  *   3.12 and newer) run the same hooks at the same time, so what the common path reads is read atomically, and the slow
  *   path leaves before it touches anything when another interpreter runs.
  * - One allocation in `interval` is looked at, at gaps drawn from a geometric distribution: programs are periodic, gaps
- *   must not be. A record carries the interval of its moment as its weight, so sums of weights are unbiased.
+ *   must not be. Floats are not recorded (stores.c). A record carries the interval of its moment as its weight, so sums of weights are unbiased.
  * - At `max_records` half of the records are dropped at random, the weights of the others and the interval doubled.
  * - A free looks up the block's address; a realloc is a free and a new allocation.
  * - A slot is one request. While it is not settled, its sums are in the slot, because its route is not known yet; a
@@ -27,7 +27,8 @@
 
 #include "tracker.h"
 
-#define HM_FILTER_SIZE 65536 /* counters: 128 KiB, which stay in the second-level cache */
+#define HM_SLICE 32          /* requests that begin in one slice of a cycle; see hm_plan */
+#define HM_FLOAT 24          /* sizeof(PyFloatObject) */
 #define HM_TIMED 64          /* one slow path in so many is timed; a clock costs as much as a record */
 #define HM_ADJUST_NS 100000000u /* how often automatic sampling looks at its budget */
 #define HM_MAX_INTERVAL (1u << 20)
@@ -35,6 +36,7 @@
 #define HM_IDLE INT64_MAX       /* in hm.countdown: nothing is looked at */
 #define HM_SETTLED 0x80000000u /* in hm_record.slot: not a slot but the number of an endpoint */
 
+#define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define LOAD(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 #define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
@@ -69,6 +71,9 @@ static struct {
     PyInterpreterState *interpreter;
 
     uint64_t interval, max_records;
+    double gap;                                 /* allocations from one record to the next, while exact */
+    uint32_t slices, slice, chosen, opens_left; /* of the cycle, see hm_plan */
+    int became_exact;
     int automatic;
     double budget;
     uint64_t random;
@@ -85,7 +90,8 @@ static struct {
     uint64_t operations, spent_ns, adjusted_at, spent_then;
 } hm = {.countdown = HM_IDLE, .free_slot = HM_NO_SLOT};
 
-static uint16_t hm_filter[HM_FILTER_SIZE];
+uint16_t hm_filter[HM_FILTER_SIZE];
+int hm_exact;
 static hm_chain hm_chains[2] = {{.domain = PYMEM_DOMAIN_OBJ}, {.domain = PYMEM_DOMAIN_MEM}};
 
 /* ---- small things ------------------------------------------------------------------------------------------------ */
@@ -108,17 +114,66 @@ static uint64_t hm_random(void)
 
 static int64_t hm_gap(void)
 {
-    if (hm.interval <= 1) {
+    if (!hm_exact) {
+        return HM_IDLE;
+    }
+    if (hm.gap <= 1.0) {
         return 1;
     }
     double uniform = ((double)(hm_random() >> 11) + 0.5) / 9007199254740992.0;
-    double gap = ceil(log(uniform) / log1p(-1.0 / (double)hm.interval));
+    double gap = ceil(log(uniform) / log1p(-1.0 / hm.gap));
     return gap < 1.0 ? 1 : gap > 1e15 ? (int64_t)1e15 : (int64_t)gap;
+}
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------
+ *
+ * CPython's free lists hide allocations, and keeping them out of the way costs time (stores.c). So of a cycle of
+ * `slices` times HM_SLICE requests, one slice, chosen at random, is exact, and one allocation in `gap` is recorded there:
+ * one in `slices * gap = interval` on the whole, each with the same chance. Few slices cost little; a gap keeps what one
+ * request leaves from being recorded all or not at all, which would make the estimate of large leaks noisier.
+ */
+
+#define HM_GAP 4
+
+static void hm_enter_slice(void)
+{
+    int exact = hm.slice == hm.chosen;
+    hm.opens_left = HM_SLICE;
+    hm.became_exact = hm.became_exact || (exact && !hm_exact);
+    STORE(hm_exact, exact);
+    STORE(hm.countdown, hm.open > 0 ? hm_gap() : HM_IDLE);
+}
+
+static void hm_plan(void)
+{
+    uint64_t slices = hm.interval / (hm.interval >= HM_GAP * HM_GAP ? HM_GAP : hm.interval >= HM_GAP ? 2 : 1);
+    hm.slices = (uint32_t)slices;
+    hm.gap = (double)hm.interval / hm.slices;
+    hm.slice = 0;
+    hm.chosen = (uint32_t)(hm_random() % hm.slices);
+    hm_enter_slice();
+}
+
+static void hm_next_slice(void)
+{
+    if (++hm.slice == hm.slices) {
+        hm.slice = 0;
+        hm.chosen = (uint32_t)(hm_random() % hm.slices);
+    }
+    hm_enter_slice();
+}
+
+int hm_alone(void)
+{
+    return PyInterpreterState_Head() == hm.interpreter; /* the newest of them */
 }
 
 /* Main interpreter, with its lock: everything else passes through. */
 static int hm_at_home(void)
 {
+    if (hm_alone()) {
+        return 1;
+    }
 #if PY_VERSION_HEX >= 0x030D0000
     PyThreadState *thread = PyThreadState_GetUnchecked();
 #else
@@ -127,14 +182,11 @@ static int hm_at_home(void)
     return thread != NULL && thread->interp == hm.interpreter;
 }
 
-static inline uint16_t *hm_filter_of(uintptr_t block)
-{
-    return &hm_filter[(block >> 4) & (HM_FILTER_SIZE - 1)];
-}
-
 static inline uint64_t hm_place_of(uintptr_t block)
 {
-    return (((uint64_t)block >> 4) * 0x9E3779B97F4A7C15u >> 20) & hm.mask;
+    /* Pages anywhere, neighbours in a page side by side: what is recorded and freed over and over stays in the cache. */
+    uint64_t page = (uint64_t)block >> 12, within = (uint64_t)block >> 4 & 0xFF;
+    return ((page * 0x9E3779B97F4A7C15u >> 32) + within) & hm.mask;
 }
 
 /* ---- slots and endpoints ----------------------------------------------------------------------------------------- */
@@ -222,7 +274,7 @@ static void hm_lose(uint32_t at, uint64_t objects, uint64_t bytes)
 
 /* ---- the table of records: open addressing, at most half full, no tombstones --------------------------------------- */
 
-static hm_record *hm_find(uintptr_t block)
+static inline hm_record *hm_find(uintptr_t block)
 {
     for (uint64_t place = hm_place_of(block); hm.table[place].block != 0; place = (place + 1) & hm.mask) {
         if (hm.table[place].block == block) {
@@ -233,10 +285,10 @@ static hm_record *hm_find(uintptr_t block)
 }
 
 /* Take a record out and move back those behind it that would not be found past the gap. */
-static void hm_erase(hm_record *record)
+static inline void hm_erase(hm_record *record)
 {
     uint64_t gap = (uint64_t)(record - hm.table), place = gap;
-    uint16_t *counter = hm_filter_of(record->block);
+    uint16_t *counter = hm_filter_of((void *)record->block);
     STORE(*counter, (uint16_t)(*counter - 1));
     for (;;) {
         place = (place + 1) & hm.mask;
@@ -253,13 +305,24 @@ static void hm_erase(hm_record *record)
     hm.records--;
 }
 
-static void hm_drop(hm_record *record)
+static inline void hm_drop(hm_record *record)
 {
     uint32_t at = record->slot;
-    hm_lose(at, record->weight, (uint64_t)record->weight * record->size);
+    uint64_t objects = record->weight, bytes = objects * record->size;
     hm_erase(record);
-    if (!(at & HM_SETTLED)) {
-        hm.slots[at].records--;
+    if (UNLIKELY(at & HM_SETTLED)) {
+        hm_lose(at, objects, bytes);
+        return;
+    }
+    hm_slot *slot = &hm.slots[at];
+    if (LIKELY(!slot->settled)) {
+        slot->live_objects -= objects;
+        slot->live_bytes -= bytes;
+    }
+    else {
+        hm_lose(at, objects, bytes);
+    }
+    if (--slot->records == 0) {
         hm_release_if_done(at);
     }
 }
@@ -283,10 +346,11 @@ static void hm_decimate(void)
     }
     if (hm.interval < HM_MAX_INTERVAL) {
         hm.interval *= 2;
+        hm_plan();
     }
 }
 
-static void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight)
+static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight)
 {
     if (UNLIKELY(hm.records >= hm.max_records)) {
         hm_decimate();
@@ -301,7 +365,7 @@ static void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight
         place = (place + 1) & hm.mask;
     }
     hm.table[place] = (hm_record){.block = block, .size = size, .slot = at, .weight = weight};
-    uint16_t *counter = hm_filter_of(block);
+    uint16_t *counter = hm_filter_of((void *)block);
     STORE(*counter, (uint16_t)(*counter + 1));
     hm.records++;
     hm_slot *slot = &hm.slots[at];
@@ -314,7 +378,7 @@ static void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight
 /* ---- the hooks ----------------------------------------------------------------------------------------------------- */
 
 /* An allocation that is looked at: it is large, or its turn has come. */
-__attribute__((noinline)) static void hm_allocated(void *block, size_t size, int turn)
+__attribute__((noinline)) static void hm_allocated(const hm_chain *chain, void *block, size_t size, int turn)
 {
     if (!hm_at_home()) {
         return;
@@ -326,7 +390,7 @@ __attribute__((noinline)) static void hm_allocated(void *block, size_t size, int
     if (turn) {
         STORE(hm.countdown, hm_gap());
     }
-    if (!hm.running) {
+    if (!hm.running || (size == HM_FLOAT && chain->domain == PYMEM_DOMAIN_OBJ)) {
         return;
     }
     uint64_t began = hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
@@ -355,64 +419,70 @@ __attribute__((noinline)) static void hm_freed(void *block)
     }
 }
 
-static inline void hm_after_allocation(void *block, size_t size)
+/* Whether this allocation is none to look at: the common path, which then jumps on to the next allocator. */
+static inline int hm_pass(size_t size)
 {
-    int64_t left = LOAD(hm.countdown);
-    if (UNLIKELY(size >= HM_LARGE)) {
-        if (block != NULL) {
-            hm_allocated(block, size, 0);
-        }
-        return;
-    }
-    if (UNLIKELY(left <= 1)) {
-        if (block != NULL) {
-            hm_allocated(block, size, 1);
-        }
-        return;
-    }
-    STORE(hm.countdown, left - 1);
+    int64_t left = LOAD(hm.countdown) - 1;
+    STORE(hm.countdown, left);
+    return left > 0 && size < HM_LARGE;
 }
 
-static inline void hm_before_free(void *block)
+/* Not all of them were passed: whose turn was it? */
+static void *hm_look(const hm_chain *chain, void *block, size_t size)
 {
-    if (block != NULL && UNLIKELY(LOAD(*hm_filter_of((uintptr_t)block)) != 0)) {
-        hm_freed(block);
+    int turn = LOAD(hm.countdown) <= 0;
+    if (block != NULL && (turn || size >= HM_LARGE)) {
+        hm_allocated(chain, block, size, turn);
     }
+    return block;
+}
+
+static inline int hm_unknown(const void *block)
+{
+    return block == NULL || LOAD(*hm_filter_of(block)) == 0;
 }
 
 static void *hm_malloc(void *context, size_t size)
 {
-    hm_chain *chain = context;
-    void *block = chain->next.malloc(chain->next.ctx, size);
-    hm_after_allocation(block, size);
-    return block;
+    const hm_chain *chain = context;
+    if (LIKELY(hm_pass(size))) {
+        return chain->next.malloc(chain->next.ctx, size);
+    }
+    return hm_look(chain, chain->next.malloc(chain->next.ctx, size), size);
 }
 
 static void *hm_calloc(void *context, size_t count, size_t size)
 {
-    hm_chain *chain = context;
-    void *block = chain->next.calloc(chain->next.ctx, count, size);
-    hm_after_allocation(block, count * size); /* cannot overflow if there is a block */
-    return block;
+    const hm_chain *chain = context;
+    size_t all = size == 0 || count <= SIZE_MAX / size ? count * size : SIZE_MAX;
+    if (LIKELY(hm_pass(all))) {
+        return chain->next.calloc(chain->next.ctx, count, size);
+    }
+    return hm_look(chain, chain->next.calloc(chain->next.ctx, count, size), all);
 }
 
 static void *hm_realloc(void *context, void *block, size_t size)
 {
-    hm_chain *chain = context;
+    const hm_chain *chain = context;
+    int pass = hm_pass(size), unknown = hm_unknown(block);
+    if (LIKELY(pass && unknown)) {
+        return chain->next.realloc(chain->next.ctx, block, size);
+    }
     void *moved = chain->next.realloc(chain->next.ctx, block, size);
-    if (moved != NULL) {
+    if (moved != NULL && !unknown) {
         /* Only now, since a realloc that fails leaves the old block. Nobody took its address in between: we have the
          * lock, and other interpreters' blocks are never recorded. */
-        hm_before_free(block);
-        hm_after_allocation(moved, size);
+        hm_freed(block);
     }
-    return moved;
+    return pass ? moved : hm_look(chain, moved, size);
 }
 
 static void hm_free(void *context, void *block)
 {
-    hm_chain *chain = context;
-    hm_before_free(block);
+    const hm_chain *chain = context;
+    if (UNLIKELY(!hm_unknown(block))) {
+        hm_freed(block);
+    }
     chain->next.free(chain->next.ctx, block);
 }
 
@@ -503,8 +573,8 @@ int hm_start(uint64_t max_records, uint64_t interval, double budget, hm_current 
     hm.random = hm_now() | 1;
     hm.adjusted_at = hm_now();
     hm.spent_then = hm.spent_ns;
-    STORE(hm.countdown, hm_gap());
     hm.running = 1;
+    hm_plan();
     for (int at = 0; at < 2; at++) {
         if (!hm_chains[at].installed || !hm_reached(hm_chains[at].domain)) {
             hm_install(&hm_chains[at]);
@@ -516,6 +586,8 @@ int hm_start(uint64_t max_records, uint64_t interval, double budget, hm_current 
 void hm_stop(void)
 {
     hm.running = 0;
+    STORE(hm_exact, 0);
+    STORE(hm.countdown, HM_IDLE);
     hm_forget_all();
     for (int at = 0; at < 2; at++) {
         hm_uninstall(&hm_chains[at]);
@@ -578,10 +650,36 @@ uint32_t hm_open(void)
     hm.free_slot = hm.slots[at].next_free;
     hm.slots[at] = (hm_slot){.open = 1, .used = 1, .endpoint = HM_NO_ENDPOINT};
     hm.used_slots++;
-    if (hm.open++ == 0) {
+    hm.open++;
+    if (hm.slices > 1 && hm.running && hm.opens_left-- == 0) {
+        hm_next_slice();
+    }
+    else if (hm.open == 1) {
         STORE(hm.countdown, hm_gap()); /* gaps have no memory, so a new one is as good as the rest of the old */
     }
     return at;
+}
+
+int hm_became_exact(void)
+{
+    int became = hm.became_exact;
+    hm.became_exact = 0;
+    return became;
+}
+
+void hm_watch(void)
+{
+    STORE(hm.countdown, HM_IDLE);
+}
+
+int hm_noticed(void)
+{
+    return LOAD(hm.countdown) != HM_IDLE;
+}
+
+void hm_unwatch(void)
+{
+    STORE(hm.countdown, hm.open > 0 ? hm_gap() : HM_IDLE);
 }
 
 static void hm_adjust(void)
@@ -591,11 +689,15 @@ static void hm_adjust(void)
         return;
     }
     double share = (double)(hm.spent_ns - hm.spent_then) / (double)elapsed;
+    uint64_t before = hm.interval;
     for (; share > hm.budget && hm.interval < HM_MAX_INTERVAL; share /= 2) {
         hm.interval *= 2;
     }
     if (share < hm.budget / 4 && hm.interval > 1 && hm.records < hm.max_records / 2) {
         hm.interval /= 2; /* a quarter, not a half: the next look must not take it back */
+    }
+    if (hm.interval != before) {
+        hm_plan();
     }
     hm.adjusted_at = now;
     hm.spent_then = hm.spent_ns;
@@ -645,17 +747,31 @@ hm_stats hm_statistics(void)
     };
 }
 
-int hm_lookup(const void *block, uint32_t *endpoint, uint64_t *size, uint64_t *weight)
+int hm_record_at(uint64_t place, hm_found *found)
 {
-    if (hm.table == NULL || *hm_filter_of((uintptr_t)block) == 0) {
+    const hm_record *record = &hm.table[place];
+    if (record->block == 0) {
         return 0;
     }
-    hm_record *record = hm_find((uintptr_t)block);
-    if (record == NULL) {
-        return 0;
-    }
-    *endpoint = record->slot & HM_SETTLED ? record->slot & ~HM_SETTLED : hm.slots[record->slot].endpoint;
-    *size = record->size;
-    *weight = record->weight;
+    *found = (hm_found){
+        .place = place,
+        .size = record->size,
+        .weight = record->weight,
+        .endpoint = record->slot & HM_SETTLED ? record->slot & ~HM_SETTLED : hm.slots[record->slot].endpoint,
+    };
     return 1;
+}
+
+int hm_lookup(const void *block, hm_found *found)
+{
+    if (LOAD(*hm_filter_of(block)) == 0) {
+        return 0;
+    }
+    const hm_record *record = hm_find((uintptr_t)block);
+    return record != NULL && hm_record_at((uint64_t)(record - hm.table), found);
+}
+
+uint64_t hm_places(void)
+{
+    return hm.records == 0 ? 0 : hm.mask + 1;
 }

@@ -15,6 +15,24 @@
 /* The endpoint of requests that are recorded nowhere: excluded routes, requests that never finished. */
 #define HM_NO_ENDPOINT 0
 
+/* Counters, one for many blocks: a block whose counter is 0 has no record. 128 KiB stay in the second-level cache. */
+#define HM_FILTER_SIZE 65536
+extern __attribute__((visibility("hidden"))) uint16_t hm_filter[HM_FILTER_SIZE];
+
+/* Every dict, list and tuple that is made now is seen by the hooks: nothing may be kept in CPython's free lists. */
+extern __attribute__((visibility("hidden"))) int hm_exact;
+
+static inline uint16_t *hm_filter_of(const void *block)
+{
+    return &hm_filter[((uintptr_t)block >> 4) & (HM_FILTER_SIZE - 1)];
+}
+
+/* Whether a block must go back to the allocator when its object dies. */
+static inline int hm_keep_out(const void *block)
+{
+    return __atomic_load_n(&hm_exact, __ATOMIC_RELAXED) || __atomic_load_n(hm_filter_of(block), __ATOMIC_RELAXED) != 0;
+}
+
 typedef struct {
     uint64_t gained_objects, lost_objects;
     uint64_t gained_bytes, lost_bytes;
@@ -50,6 +68,17 @@ void hm_reset(void);
  * record is gone. */
 uint32_t hm_open(void);
 
+/* Whether there is only the main interpreter, so that its lock is the only one. */
+int hm_alone(void);
+
+/* Whether the tracker has become exact since this was asked last: the free lists hold blocks that it has not seen. */
+int hm_became_exact(void);
+
+/* Between hm_watch and hm_unwatch nothing is recorded; hm_noticed says whether a hook was called since hm_watch. */
+void hm_watch(void);
+int hm_noticed(void);
+void hm_unwatch(void);
+
 /* The route of a request is known. */
 void hm_finish(uint32_t slot, uint32_t endpoint);
 
@@ -64,7 +93,19 @@ hm_totals hm_totals_at(uint32_t endpoint);
 
 hm_stats hm_statistics(void);
 
-/* The live record of a block: 1 and its endpoint, size and weight, or 0. */
-int hm_lookup(const void *block, uint32_t *endpoint, uint64_t *size, uint64_t *weight);
+typedef struct {
+    uint64_t place; /* below hm_places(), the record's own */
+    uint64_t size, weight;
+    uint32_t endpoint;
+} hm_found;
+
+/* The live record of a block: 1 and what it says, or 0. */
+int hm_lookup(const void *block, hm_found *found);
+
+/* How many places for records there are; 0: nothing is recorded. */
+uint64_t hm_places(void);
+
+/* The live record at a place: 1 and what it says, or 0. */
+int hm_record_at(uint64_t place, hm_found *found);
 
 #endif

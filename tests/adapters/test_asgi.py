@@ -37,9 +37,9 @@ def route_of(scope):
     return ROUTE if scope["path"].startswith("/things") else None
 
 
-@pytest.fixture
-def monitor():
-    return HeapMonitor(HeapSettings(attribution=True, route_of=route_of, sampling=1))
+@pytest.fixture(params=["windows", pytest.param("native", marks=pytest.mark.accelerator)])
+def monitor(request):
+    return HeapMonitor(HeapSettings(attribution=request.param, route_of=route_of, sampling=1))
 
 
 @pytest.fixture

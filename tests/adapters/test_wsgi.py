@@ -25,9 +25,9 @@ def route_of(environ):
     return ROUTE if environ["PATH_INFO"].startswith("/things") else None
 
 
-@pytest.fixture
-def monitor():
-    return HeapMonitor(HeapSettings(attribution=True, route_of=route_of, sampling=1))
+@pytest.fixture(params=["windows", pytest.param("native", marks=pytest.mark.accelerator)])
+def monitor(request):
+    return HeapMonitor(HeapSettings(attribution=request.param, route_of=route_of, sampling=1))
 
 
 @pytest.fixture
@@ -165,7 +165,8 @@ def test_a_response_that_nobody_closes(wrap, monitor):
     del result
     assert counted(monitor) == ONCE
     assert events == []
-    assert monitor.recorder._active == set() or all(not w.crowded for w in monitor.recorder._active)
+    if monitor.recorder.name == "windows":  # nothing overlaps what comes next
+        assert monitor.recorder._active == set()
 
 
 def test_start_response_passes(wrap, monitor):

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.exposition.collector import HeapCollector, OwnFigures
 from heap_middleware.heap.census import Census, TypeRow
 
@@ -15,8 +18,22 @@ class Source:
     def endpoints(self):
         return {}
 
+    def retained_types(self, census):
+        return {}
+
     def own_figures(self):
         return OwnFigures("1", "none", {"census": 0.5}, {"scrape": 1})
+
+
+class FullSource(Source):
+    def endpoints(self):
+        return {Endpoint("GET", "/"): EndpointTotals(1, 1, 2, 1, 1, 64, 9, 640)}
+
+    def retained_types(self, census):
+        return {Endpoint("GET", "/"): (TypeRow("m.A", 1, 64),)}
+
+    def own_figures(self):
+        return replace(super().own_figures(), tracker=(5, 16))
 
 
 def test_registering_takes_no_census():
@@ -30,8 +47,17 @@ def test_registering_takes_no_census():
 
 def test_what_is_described_is_collected():
     """Every family that is announced is collected, under the same name and type."""
-    collector = HeapCollector(Source())
-    assert [(m.name, m.type) for m in collector.describe()] == [(m.name, m.type) for m in collector.collect()]
+    described = [(family.name, family.type) for family in HeapCollector(Source()).describe()]
+    assert [(family.name, family.type) for family in HeapCollector(FullSource()).collect()] == described
+    assert {(family.name, family.type) for family in HeapCollector(Source()).collect()} < set(described)
+
+
+def test_types_of_a_route_arrive():
+    """What a route retains is shown by type."""
+    registry = CollectorRegistry()
+    registry.register(HeapCollector(FullSource()))
+    labels = {"method": "GET", "route": "/", "module": "m.A"}
+    assert registry.get_sample_value("heap_endpoint_retained_objects_by_type", labels) == 1
 
 
 def test_the_figures_arrive():

@@ -26,6 +26,9 @@ class Source:
     def endpoints(self):
         return {Endpoint("GET", '/"x"\n'): EndpointTotals(4, 2, 6.0, 2.0, 8.0)}
 
+    def retained_types(self, census):
+        return {}
+
     def own_figures(self):
         return OwnFigures("1", "windows", {"request": 0.5}, {"scrape": 1})
 

@@ -8,11 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heap_middleware.heap import census as module
+from heap_middleware.heap.accelerated import AcceleratedCensus
 from heap_middleware.heap.census import OTHER, Census, TypeFilter, take_census
 
 
-def of(objects, kind="tracked", types=TypeFilter(top=10**6), **more):
-    return take_census(kind, types, get_objects=lambda: list(objects), tuple_sizes=dict, **more)
+@pytest.fixture(params=["pure", pytest.param("native", marks=pytest.mark.accelerator)])
+def of(request):
+    """`of(objects, kind="tracked")` takes a census of these objects; `of()` one of the heap."""
+    every = TypeFilter(top=10**6)
+
+    def pure(objects=None, kind="tracked"):
+        if objects is None:
+            return take_census(kind, every)
+        return take_census(kind, every, get_objects=lambda: list(objects), tuple_sizes=dict)
+
+    def native(objects=None, kind="tracked"):
+        return AcceleratedCensus("inline").take(kind, every, objects=None if objects is None else list(objects))
+
+    return pure if request.param == "pure" else native
 
 
 def rows(census):
@@ -23,7 +36,7 @@ class Plain:
     pass
 
 
-def test_counts_and_sizes_of_instances():
+def test_counts_and_sizes_of_instances(of):
     """Each type has its objects and the sum of its instances' sizes."""
     objects = [Plain() for _ in range(5)] + [[0] * n for n in range(7)]
     found = rows(of(objects))
@@ -32,10 +45,11 @@ def test_counts_and_sizes_of_instances():
     assert found["list"].bytes == sum(map(sys.getsizeof, objects[5:]))
 
 
-def test_the_real_heap_is_counted():
+def test_the_real_heap_is_counted(of):
     """My objects are found on the heap without a list of them."""
-    keep = [Plain() for _ in range(1234)]
-    assert rows(take_census(types=TypeFilter(top=10**6)))["Plain"].objects == len(keep)
+    unique = type("Unique", (), {})
+    keep = [unique() for _ in range(1234)]
+    assert rows(of())["Unique"].objects == len(keep)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 99), st.integers(0, 9999))), st.integers(1, 8))
@@ -54,7 +68,7 @@ def test_filters():
     assert [row.module for row in kept] == ["ab"]
 
 
-def test_hostile_classes_are_counted_and_never_called():
+def test_hostile_classes_are_counted_and_never_called(of):
     """No special method of my classes is called by a census, however hostile they are."""
     called = []
 
@@ -85,12 +99,17 @@ def test_hostile_classes_are_counted_and_never_called():
     assert called == []
 
 
-def test_a_sizeof_in_c_that_fails_or_lies(monkeypatch):
-    """An object whose size cannot be known is counted with its basic size."""
+def test_a_borrowed_sizeof(of):
+    """An object whose `__sizeof__` is that of another type is counted with its basic size."""
     cls = type("Wrong", (), {"__sizeof__": dict.__sizeof__})
     assert rows(of([cls()]))["Wrong"].bytes == cls.__basicsize__
+
+
+def test_a_sizeof_in_c_that_lies(monkeypatch):
+    """An object that is said to be larger than memory is counted with its basic size."""
     monkeypatch.setattr(module, "sizer_of", lambda cls: lambda item: 1 << 60)
-    assert rows(of([Plain()]))["Plain"].bytes == Plain.__basicsize__
+    (row,) = take_census(get_objects=lambda: [Plain()], tuple_sizes=dict).rows
+    assert row.bytes == Plain.__basicsize__
 
 
 def test_slices_hand_over_and_let_objects_die():
@@ -108,12 +127,12 @@ def test_slices_hand_over_and_let_objects_die():
     assert seen == [True, True, True]
 
 
-def test_own_types_are_left_out():
+def test_own_types_are_left_out(of):
     """The middleware does not count itself."""
     assert of([Census((), 0, 0, "tracked", 0, 0, 0, 0)]).rows == ()
 
 
-def test_reachable_finds_untracked_objects():
+def test_reachable_finds_untracked_objects(of):
     """A list of small dicts of fresh strings is found by the reachable census."""
     leak = [{"k": f"value {n} of the leak"} for n in range(1000)]
     found = rows(of([leak], "reachable"))
@@ -122,7 +141,7 @@ def test_reachable_finds_untracked_objects():
         assert found["dict"].objects == pytest.approx(1000, rel=0.03)
 
 
-def test_shared_objects_weigh_one():
+def test_shared_objects_weigh_one(of):
     """An object that is shared by many holders is counted once."""
     shared = bytes(bytearray(50))
     holders = [[shared] for _ in range(100)]
@@ -130,7 +149,7 @@ def test_shared_objects_weigh_one():
     assert rows(of(holders, "reachable"))["bytes"].objects == pytest.approx(1, rel=0.03)
 
 
-def test_deep_nests_are_survived():
+def test_deep_nests_are_survived(of):
     """A nest of 100,000 tuples does not exhaust the stack."""
     nest = (object(),)
     for _ in range(100_000):
@@ -143,23 +162,32 @@ def test_deep_nests_are_survived():
     assert rows(of([root], "reachable"))["tuple"].objects == pytest.approx(100_001, rel=0.01)
 
 
+def young(kind):
+    # The young generation holds the tuple; following all that is reachable would take minutes traced.
+    return take_census(kind, get_objects=lambda: gc.get_objects(generation=0), tuple_sizes=dict)
+
+
+def walked(kind):
+    return AcceleratedCensus("inline").take(kind)
+
+
 @pytest.mark.parametrize("kind", ["tracked", "reachable"])
-def test_a_half_built_tuple_is_survived(kind):
+@pytest.mark.parametrize("take", [young, pytest.param(walked, marks=pytest.mark.accelerator)])
+def test_a_half_built_tuple_is_survived(take, kind):
     """A census in the middle of tuple(generator) neither fails nor reads what is not there."""
     results = []
 
     def slow():
         for n in range(5):
             if n == 3:
-                # The young generation holds the tuple; following all that is reachable would take minutes traced.
-                results.append(take_census(kind, get_objects=lambda: gc.get_objects(generation=0), tuple_sizes=dict))
+                results.append(take(kind))
             yield n
 
     assert tuple(slow()) == (0, 1, 2, 3, 4)
     assert results[0].objects > 0
 
 
-def test_our_own_objects_stay_flat():
+def test_our_own_objects_stay_flat(of):
     """A hundred censuses leave nothing behind."""
     objects = [Plain()]
     of(objects)
@@ -172,7 +200,7 @@ def test_our_own_objects_stay_flat():
     assert threading.active_count() >= 1
 
 
-def known(objects, of_type):
+def known(of, objects, of_type):
     """What the reachable census counts for objects made for it alone, held by one container."""
     tracked = [objects()]
     for holder in tracked:  # grows
@@ -191,12 +219,12 @@ def known(objects, of_type):
     ],
     ids=["keys", "keys and values", "beside their tuple", "in dicts", "values"],
 )
-def test_reachable_strings_are_counted_once(objects):
+def test_reachable_strings_are_counted_once(of, objects):
     """Ten thousand strings are ten thousand, wherever they are held and however often."""
-    assert known(objects, "str") == pytest.approx(10_000, rel=0.01)
+    assert known(of, objects, "str") == pytest.approx(10_000, rel=0.01)
 
 
-def test_classes_made_by_hand_are_counted():
+def test_classes_made_by_hand_are_counted(of):
     """A class without `object` among its bases, or with keys that compare by code of their own, is counted."""
 
     class Meta(type):
@@ -224,14 +252,14 @@ def test_classes_made_by_hand_are_counted():
         assert found["Evil"].objects == 1
 
 
-def test_a_thread_that_builds_a_tuple_is_left_alone():
+def test_a_thread_that_builds_a_tuple_is_left_alone(of):
     """Tuples in the making survive a census, full for the moment or not, and are counted when they are done."""
     failed = []
 
     def slowly():
         for n in range(25):
             if n in (3, 10, 11):
-                take_census()
+                of()
             yield n
 
     def build():

@@ -1,22 +1,10 @@
-"""The accelerator on its own. Without it these tests are skipped, and in CI they fail."""
+"""The accelerator on its own."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    try:
-        import heap_middleware._native  # noqa: F401
-    except ImportError as error:
-        if os.environ.get("CI"):
-            raise
-        for item in items:
-            if "tests/native" in item.path.as_posix():
-                item.add_marker(pytest.mark.skip(f"the accelerator was not built: {error}"))
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """Routes that leak in a coroutine, a thread, child tasks and a background task, and a clean one, for a real server."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import BackgroundTasks, FastAPI
 
 from heap_middleware.asgi import HeapMetricsMiddleware
@@ -10,7 +13,16 @@ from heap_middleware.asgi import HeapMetricsMiddleware
 KEPT = 200_000
 kept: list[Any] = [None] * KEPT  # never grows: what is kept is one block each
 places = iter(range(KEPT))
-app = FastAPI()
+
+
+@asynccontextmanager
+async def few_threads(_: FastAPI) -> AsyncIterator[None]:
+    # Each of a pool's threads is some 45 blocks, charged to whoever needed it first: few, so that they are soon there.
+    to_thread.current_default_thread_limiter().total_tokens = 4
+    yield
+
+
+app = FastAPI(lifespan=few_threads)
 app.add_middleware(HeapMetricsMiddleware, attribution="native", sampling=1)
 
 

@@ -14,8 +14,8 @@ from flask import Flask, Response
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 
-from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings
-from heap_middleware.endpoints import tracker as backend
+from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings, accelerator
+from heap_middleware import monitor as monitors
 from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
 
@@ -76,15 +76,17 @@ def test_fastapi_at_concurrency_32(serve: Callable[..., Any]) -> None:
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(work, range(32)))
 
-    drive(1_000)  # caches, the pool's threads, connections
+    rounds = 2_000
+    drive(500)  # caches, the pool's threads, connections
     before = retained_by_route(url)
-    drive(2_000)
+    drive(rounds)
     after = retained_by_route(url)
     for route, leak in leaks.items():
         (requests, objects), (earlier, already) = after[route], before[route]
         found = (objects - already) / (requests - earlier)
-        # Below zero a little: what the start left is given back by and by.
-        assert 0.95 * leak - 0.05 < found < 1.05 * leak + 0.02, f"{route} leaks {leak}, found {found:.3f}"
+        # Beside that, a few hundred blocks of the server's own come and go.
+        own = 100 / rounds
+        assert 0.95 * leak - own < found < 1.05 * leak + own, f"{route} leaks {leak}, found {found:.3f}"
 
 
 def test_flask_streams_and_exceptions(monitor: HeapMonitor) -> None:
@@ -189,20 +191,27 @@ def test_a_forked_child_counts_its_own(monitor: HeapMonitor) -> None:
     assert monitor.endpoints()[Endpoint("GET", "/keep")].requests == 50
 
 
-def test_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name where it is missing, it is an error that says why; True serves in pure Python."""
-    monkeypatch.setattr(backend, "missing", "no such module")
+def test_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Asked for by name where it is missing, it is an error that says why; True serves without it and says so once."""
+    monkeypatch.setattr(accelerator, "missing", "no such module")
+    monkeypatch.setattr(accelerator, "native", None)
+    monitors._say_it_is_missing.cache_clear()
     with pytest.raises(BackendUnavailable, match="no such module"):
         HeapMonitor(HeapSettings(attribution="native"))
-    assert HeapMonitor(HeapSettings(attribution=True)).own_figures().backend == "windows"
+    for _ in range(3):
+        monitor = HeapMonitor(HeapSettings(attribution=True))
+        assert monitor.own_figures().backend == "windows"
+        assert monitor.census().kind == "tracked"
+    assert [record.message for record in caplog.records] == ["heap_middleware runs in pure Python: no such module"]
 
 
 def test_own_time_is_told(monitor: HeapMonitor) -> None:
     """What recording costs is among the middleware's own figures."""
     assert monitor.recorder is not None
+    before = monitor.own_figures().overhead["request"]
     request = monitor.recorder.begin({}, None)  # type: ignore[arg-type]
     until = time.monotonic() + 0.05
     while time.monotonic() < until:
         [bytes(100) for _ in range(100)]
     request.leave()
-    assert 0 < monitor.own_figures().overhead["request"] < 1
+    assert 0 < monitor.own_figures().overhead["request"] - before < 1

@@ -39,9 +39,9 @@ def test_requests_that_keep_nothing_leave_nothing(tracker, serving, retained):
     for _ in range(500):
         with serving(1):
             [bytes(SIZE) for _ in range(20)]
-    assert retained(1) == (0, 0)
+    assert retained(1)[0] <= 2  # a tracer of the tests' may keep a note
     gained, _, _, _, allocated, _ = tracker.snapshot()[1]
-    assert gained == 0
+    assert gained <= 2
     assert allocated >= 500 * 20
 
 
@@ -90,10 +90,11 @@ def test_concurrent_tasks_are_told_apart(tracker, retained):
 
     asyncio.run(main())
     gc.collect()
-    # Beside them, what the event loop and its threads keep of their last tasks.
-    assert retained(1)[0] == pytest.approx(400, abs=40)
-    assert retained(2)[0] == pytest.approx(1200, abs=40)
-    assert retained(3)[0] <= 40
+    # Beside them, what the event loop and its threads keep of their last tasks; in development mode, tracebacks, too.
+    more = 40 if not sys.flags.dev_mode else 400
+    assert retained(1)[0] == pytest.approx(400, abs=more)
+    assert retained(2)[0] == pytest.approx(1200, abs=more)
+    assert retained(3)[0] <= more
 
 
 def test_work_after_the_response_counts(tracker, retained):
@@ -247,8 +248,8 @@ def test_an_independent_bookkeeper_agrees(tracker, steps):
 
 def run(code: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
+        [sys.executable, "-P", *options, "-c", textwrap.dedent(code)],
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")} | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -378,6 +379,10 @@ time.sleep(0.2)
     )
 
 
+@pytest.mark.skipif(
+    tracemalloc.is_tracing() and sys.version_info < (3, 13),
+    reason="without us, too, 3.11 hangs there under tracemalloc, and 3.12 aborts at exit",
+)
 def test_a_subinterpreter_passes_through():
     """What a subinterpreter allocates in another thread is not recorded, and does no harm."""
     run(
@@ -415,7 +420,7 @@ def test_requests_leave_no_trace_of_their_own(tracker):
         request.finish(1)
         del request
     after = tracker.statistics()
-    assert after["requests"] == before["requests"] == 0
+    assert after["requests"] == before["requests"]
     assert after["memory"] == before["memory"]
 
 
@@ -433,4 +438,3 @@ def test_misuse_is_refused(tracker):
     assert request.leave() is False
     with pytest.raises(ValueError, match="endpoint is"):
         request.finish(10**7)
-    assert tracemalloc.is_tracing() is False

@@ -1,5 +1,7 @@
 """Ten routes for the accuracy tests, in Starlette; three leak 1, 3 and 20 blocks a request, seven do not."""
 
+import gc
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
@@ -20,6 +22,10 @@ def leaking(blocks: int) -> Callable[[Request], Awaitable[Response]]:
         return PlainTextResponse("leaked")
 
     return leak
+
+
+async def collect(request: Request) -> Response:
+    return PlainTextResponse(str(gc.collect()))
 
 
 async def plain(request: Request) -> Response:
@@ -62,6 +68,7 @@ app = Starlette(
         Route("/leak1", leaking(1)),
         Route("/leak3", leaking(3)),
         Route("/leak20", leaking(20)),
+        Route("/collect", collect),
         Route("/plain", plain),
         Route("/json", numbers),
         Route("/user/{name}", user),
@@ -71,4 +78,4 @@ app = Starlette(
         Route("/streams", streams),
     ]
 )
-app.add_middleware(HeapMetricsMiddleware, attribution=True)
+app.add_middleware(HeapMetricsMiddleware, attribution=os.environ["BACKEND"])

@@ -1,5 +1,7 @@
 """Ten routes for the accuracy tests, in Flask; three leak 1, 3 and 20 blocks a request, seven are clean."""
 
+import gc
+import os
 from collections.abc import Iterator
 
 from flask import Flask, Response, jsonify, request
@@ -25,6 +27,7 @@ def leaking(blocks: int) -> str:
 app.add_url_rule("/leak1", "leak1", lambda: leaking(1))
 app.add_url_rule("/leak3", "leak3", lambda: leaking(3))
 app.add_url_rule("/leak20", "leak20", lambda: leaking(20))
+app.add_url_rule("/collect", "collect", lambda: str(gc.collect()))
 app.add_url_rule("/plain", "plain", lambda: "plain")
 app.add_url_rule("/json", "json", lambda: jsonify([{"n": n} for n in range(50)]))
 app.add_url_rule("/user/<name>", "user", lambda name: f"hello {name}")
@@ -53,4 +56,4 @@ def streams() -> Response:
     return Response(parts())
 
 
-app.wsgi_app = HeapMetricsMiddleware(app.wsgi_app, attribution=True)  # type: ignore[method-assign]
+app.wsgi_app = HeapMetricsMiddleware(app.wsgi_app, attribution=os.environ["BACKEND"])  # type: ignore[method-assign]
