@@ -29,6 +29,7 @@ Send = Callable[[Any], Awaitable[None]]
 _scrape_threads: RunVar[anyio.CapacityLimiter] = RunVar("heap_middleware.scrape_threads")
 """Threads for scrapes, per event loop: not those that the application's own synchronous endpoints run in."""
 _SCRAPE_THREADS: Final = 4
+_ARRIVAL: Final = Level.ARRIVAL
 
 
 class HeapMetricsMiddleware:
@@ -62,7 +63,8 @@ class HeapMetricsMiddleware:
         monitor = self.monitor
         kind = scope.get("type")
         if kind == "http":
-            if _path(scope) in monitor.paths:
+            # Without a prefix, as most are served, a call less.
+            if (_path(scope) if scope.get("root_path") else scope.get("path")) in monitor.paths:
                 return await self._answer(scope, receive, send)
             method = scope.get("method", "")
         elif kind == "websocket":
@@ -73,7 +75,7 @@ class HeapMetricsMiddleware:
         if recorder is None or monitor.key in scope:  # nested twice counts once
             return await self.app(scope, receive, send)
         try:
-            window = recorder.begin(scope, Level.ARRIVAL)
+            window = recorder.begin(scope, _ARRIVAL)
         except Exception:
             monitor.fault("request")
             return await self.app(scope, receive, send)
@@ -89,7 +91,7 @@ class HeapMetricsMiddleware:
             except Exception:
                 monitor.fault("request")
             try:
-                recorder.finish(window, scope, Level.ARRIVAL, method, route)
+                recorder.finish(window, scope, _ARRIVAL, method, route)
             except Exception:
                 monitor.fault("request")
 

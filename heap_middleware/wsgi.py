@@ -24,6 +24,7 @@ __all__ = ["HeapMetricsMiddleware"]
 
 _FINISHED: Final = (list, tuple, bytes, str, NoneType)
 """Results with nothing of the application left to run. The last three are mistakes, for the server to find."""
+_RELEASE: Final = Level.RELEASE
 Environ = dict[str, Any]
 
 
@@ -51,7 +52,7 @@ class HeapMetricsMiddleware:
         if recorder is None or monitor.key in environ:  # nested twice counts once
             return self.app(environ, start_response)  # type: ignore[no-any-return]
         try:
-            window = recorder.begin(environ, Level.RELEASE)
+            window = recorder.begin(environ, _RELEASE)
         except Exception:
             monitor.fault("request")
             return self.app(environ, start_response)  # type: ignore[no-any-return]
@@ -139,7 +140,7 @@ class _Exchange:
             except Exception:
                 middleware.monitor.fault("request")
         try:
-            self.recorder.finish(self.window, environ, Level.RELEASE, environ.get("REQUEST_METHOD", ""), route)
+            self.recorder.finish(self.window, environ, _RELEASE, environ.get("REQUEST_METHOD", ""), route)
         except Exception:
             middleware.monitor.fault("request")
         # Whoever keeps the response body must not keep the environ: the idle level waits for its release.

@@ -14,7 +14,7 @@ The rules of this file:
 import itertools
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -116,6 +116,11 @@ class Ledger:
         row = self._memo.get((method, route)) or self._admit(method, route)
         next(row.requests)
         return row.endpoint
+
+    def counter(self, method: str, route: str | None) -> Callable[[], object] | None:
+        """What records one served request of these, for who calls it more often; None if they are not remembered."""
+        row = self._memo.get((method, route))
+        return None if row is None else row.requests.__next__
 
     def measure(self, endpoint: Endpoint, change: float) -> None:
         """Record by how many objects the heap changed over one request that was already counted."""

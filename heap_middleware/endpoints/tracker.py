@@ -44,6 +44,7 @@ class TrackerRecorder:
             raise ImportError(accelerator.missing)
         self._ledger = ledger
         self._number: dict[Endpoint | None, int] = {None: 0}
+        self._known: dict[tuple[str, str | None], tuple[Callable[[], object], int]] = {}
         self.begin: Callable[[MutableMapping[str, Any], Level], Request] = native.begin
         """What is allocated from here on in this context is the request's. Written in C, as the next."""
         self.body: Callable[[Iterable[Any], Request, Callable[[Any], object]], Iterable[Any]] = native.body
@@ -70,12 +71,22 @@ class TrackerRecorder:
         route: str | None,
     ) -> None:
         """Take note that the response has ended; the route template is known by now."""
-        endpoint = self._ledger.count(method, route)
         try:
-            number = self._number[endpoint]
+            count, number = self._known[method, route]
+            count()
         except KeyError:
-            number = self._number.setdefault(endpoint, next(_numbers))
+            number = self._learn(method, route)
         window.end(number)
+
+    def _learn(self, method: str, route: str | None) -> int:
+        endpoint = self._ledger.count(method, route)
+        number = self._number.get(endpoint)
+        if number is None:
+            number = self._number.setdefault(endpoint, next(_numbers))
+        counter = self._ledger.counter(method, route)
+        if counter is not None:
+            self._known[method, route] = counter, number
+        return number
 
     def totals(self) -> dict[Endpoint, EndpointTotals]:
         """What is known of each endpoint, up to this moment."""

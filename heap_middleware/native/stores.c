@@ -61,6 +61,7 @@ static inline void hs_pass_on(const hs_kind *kind, PyObject *object, destructor 
 /* Let it go back to the allocator. */
 static inline void hs_release(const hs_kind *kind, PyObject *object)
 {
+    hm_released++;
     Py_SET_TYPE(object, (PyTypeObject *)&kind->copy);
     kind->original(object);
 }
@@ -181,6 +182,7 @@ static void hs_drain_one(int what)
 
 void hs_drain(void)
 {
+    uint64_t began = hm_now();
     int enabled = PyGC_Disable(); /* a collection would run the application's code in the middle of this */
     for (int what = HS_TABLE; what <= HS_TUPLE_SIZES; what++) {
         hs_drain_one(what);
@@ -189,6 +191,7 @@ void hs_drain(void)
     if (enabled) {
         PyGC_Enable();
     }
+    hm_spent(hm_now() - began);
 }
 
 #else

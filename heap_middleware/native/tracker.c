@@ -30,6 +30,9 @@
 #define HM_SLICE 32          /* requests that begin in one slice of a cycle; see hm_plan */
 #define HM_FLOAT 24          /* sizeof(PyFloatObject) */
 #define HM_TIMED 64          /* one slow path in so many is timed; a clock costs as much as a record */
+#define HM_LONGEST_NS 5000   /* what took longer did not take it for us: the thread had to wait for its processor */
+#define HM_RELEASED_NS 40    /* a block that goes back to the allocator instead of a free list; benchmarks/tracking_cost.py */
+#define HM_LOOK 16           /* requests from one look at the clock to the next */
 #define HM_ADJUST_NS 100000000u /* how often automatic sampling looks at its budget */
 #define HM_MAX_INTERVAL (1u << 20)
 #define HM_SETTLE_SLOTS 16384u /* slots of finished requests that may wait for a snapshot to settle them */
@@ -38,6 +41,7 @@
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define NOINLINE __attribute__((noinline))
 #define LOAD(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
 #define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
 
@@ -87,16 +91,17 @@ static struct {
     hm_totals *totals;
     uint32_t endpoint_count, endpoint_room;
 
-    uint64_t operations, spent_ns, adjusted_at, spent_then;
+    uint64_t operations, finished, spent_ns, adjusted_at, spent_then;
 } hm = {.countdown = HM_IDLE, .free_slot = HM_NO_SLOT};
 
 uint16_t hm_filter[HM_FILTER_SIZE];
 int hm_exact;
+uint64_t hm_released;
 static hm_chain hm_chains[2] = {{.domain = PYMEM_DOMAIN_OBJ}, {.domain = PYMEM_DOMAIN_MEM}};
 
 /* ---- small things ------------------------------------------------------------------------------------------------ */
 
-static uint64_t hm_now(void)
+uint64_t hm_now(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -110,6 +115,20 @@ static uint64_t hm_random(void)
     hm.random ^= hm.random << 25;
     hm.random ^= hm.random >> 27;
     return hm.random * 0x2545F4914F6CDD1Du;
+}
+
+/* One operation in HM_TIMED is timed, for all of them; 0: this one is not. */
+static inline uint64_t hm_began(void)
+{
+    return hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
+}
+
+static inline void hm_ended(uint64_t began)
+{
+    if (UNLIKELY(began != 0)) {
+        uint64_t took = hm_now() - began;
+        hm.spent_ns += (took < HM_LONGEST_NS ? took : HM_LONGEST_NS) * HM_TIMED;
+    }
 }
 
 static int64_t hm_gap(void)
@@ -378,7 +397,7 @@ static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t
 /* ---- the hooks ----------------------------------------------------------------------------------------------------- */
 
 /* An allocation that is looked at: it is large, or its turn has come. */
-__attribute__((noinline)) static void hm_allocated(const hm_chain *chain, void *block, size_t size, int turn)
+NOINLINE static void hm_allocated(const hm_chain *chain, void *block, size_t size, int turn)
 {
     if (!hm_at_home()) {
         return;
@@ -393,38 +412,40 @@ __attribute__((noinline)) static void hm_allocated(const hm_chain *chain, void *
     if (!hm.running || (size == HM_FLOAT && chain->domain == PYMEM_DOMAIN_OBJ)) {
         return;
     }
-    uint64_t began = hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
+    uint64_t began = hm_began();
     uint32_t at = hm.current();
     if (at != HM_NO_SLOT) {
         hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm.interval);
     }
-    if (began != 0) {
-        hm.spent_ns += (hm_now() - began) * HM_TIMED;
-    }
+    hm_ended(began);
 }
 
 /* A free that the filter could not rule out. */
-__attribute__((noinline)) static void hm_freed(void *block)
+NOINLINE static void hm_freed(void *block)
 {
     if (!hm_at_home() || hm.table == NULL) {
         return;
     }
-    uint64_t began = hm.operations++ % HM_TIMED == 0 ? hm_now() : 0;
+    uint64_t began = hm_began();
     hm_record *record = hm_find((uintptr_t)block);
     if (record != NULL) {
         hm_drop(record);
     }
-    if (began != 0) {
-        hm.spent_ns += (hm_now() - began) * HM_TIMED;
-    }
+    hm_ended(began);
 }
 
-/* Whether this allocation is none to look at: the common path, which then jumps on to the next allocator. */
+/* Whether this allocation is none to look at. It is then passed on by a jump: what is not common is in functions of its
+ * own, so that the common path saves no register. */
 static inline int hm_pass(size_t size)
 {
     int64_t left = LOAD(hm.countdown) - 1;
     STORE(hm.countdown, left);
     return left > 0 && size < HM_LARGE;
+}
+
+static inline int hm_unknown(const void *block)
+{
+    return block == NULL || LOAD(*hm_filter_of(block)) == 0;
 }
 
 /* Not all of them were passed: whose turn was it? */
@@ -437,37 +458,19 @@ static void *hm_look(const hm_chain *chain, void *block, size_t size)
     return block;
 }
 
-static inline int hm_unknown(const void *block)
+NOINLINE static void *hm_malloc_seen(const hm_chain *chain, size_t size)
 {
-    return block == NULL || LOAD(*hm_filter_of(block)) == 0;
-}
-
-static void *hm_malloc(void *context, size_t size)
-{
-    const hm_chain *chain = context;
-    if (LIKELY(hm_pass(size))) {
-        return chain->next.malloc(chain->next.ctx, size);
-    }
     return hm_look(chain, chain->next.malloc(chain->next.ctx, size), size);
 }
 
-static void *hm_calloc(void *context, size_t count, size_t size)
+NOINLINE static void *hm_calloc_seen(const hm_chain *chain, size_t count, size_t size, size_t all)
 {
-    const hm_chain *chain = context;
-    size_t all = size == 0 || count <= SIZE_MAX / size ? count * size : SIZE_MAX;
-    if (LIKELY(hm_pass(all))) {
-        return chain->next.calloc(chain->next.ctx, count, size);
-    }
     return hm_look(chain, chain->next.calloc(chain->next.ctx, count, size), all);
 }
 
-static void *hm_realloc(void *context, void *block, size_t size)
+NOINLINE static void *hm_realloc_seen(const hm_chain *chain, void *block, size_t size, int pass)
 {
-    const hm_chain *chain = context;
-    int pass = hm_pass(size), unknown = hm_unknown(block);
-    if (LIKELY(pass && unknown)) {
-        return chain->next.realloc(chain->next.ctx, block, size);
-    }
+    int unknown = hm_unknown(block);
     void *moved = chain->next.realloc(chain->next.ctx, block, size);
     if (moved != NULL && !unknown) {
         /* Only now, since a realloc that fails leaves the old block. Nobody took its address in between: we have the
@@ -477,11 +480,40 @@ static void *hm_realloc(void *context, void *block, size_t size)
     return pass ? moved : hm_look(chain, moved, size);
 }
 
+NOINLINE static void hm_free_seen(const hm_chain *chain, void *block)
+{
+    hm_freed(block);
+    chain->next.free(chain->next.ctx, block);
+}
+
+static void *hm_malloc(void *context, size_t size)
+{
+    const hm_chain *chain = context;
+    return LIKELY(hm_pass(size)) ? chain->next.malloc(chain->next.ctx, size) : hm_malloc_seen(chain, size);
+}
+
+static void *hm_calloc(void *context, size_t count, size_t size)
+{
+    const hm_chain *chain = context;
+    size_t all = size == 0 || count <= SIZE_MAX / size ? count * size : SIZE_MAX;
+    return LIKELY(hm_pass(all)) ? chain->next.calloc(chain->next.ctx, count, size)
+                                : hm_calloc_seen(chain, count, size, all);
+}
+
+static void *hm_realloc(void *context, void *block, size_t size)
+{
+    const hm_chain *chain = context;
+    int pass = hm_pass(size);
+    return LIKELY(pass && hm_unknown(block)) ? chain->next.realloc(chain->next.ctx, block, size)
+                                             : hm_realloc_seen(chain, block, size, pass);
+}
+
 static void hm_free(void *context, void *block)
 {
     const hm_chain *chain = context;
     if (UNLIKELY(!hm_unknown(block))) {
-        hm_freed(block);
+        hm_free_seen(chain, block);
+        return;
     }
     chain->next.free(chain->next.ctx, block);
 }
@@ -682,15 +714,26 @@ void hm_unwatch(void)
     STORE(hm.countdown, hm.open > 0 ? hm_gap() : HM_IDLE);
 }
 
+void hm_spent(uint64_t nanoseconds)
+{
+    hm.spent_ns += nanoseconds;
+}
+
 static void hm_adjust(void)
 {
+    if (hm.finished++ % HM_LOOK != 0) {
+        return;
+    }
     uint64_t now = hm_now(), elapsed = now - hm.adjusted_at;
+    hm.spent_ns += hm_released * HM_RELEASED_NS;
+    hm_released = 0;
     if (!hm.automatic || elapsed < HM_ADJUST_NS) {
         return;
     }
     double share = (double)(hm.spent_ns - hm.spent_then) / (double)elapsed;
     uint64_t before = hm.interval;
-    for (; share > hm.budget && hm.interval < HM_MAX_INTERVAL; share /= 2) {
+    /* Step by step: one hundred milliseconds may have been unlike the rest. */
+    for (int step = 0; step < 2 && share > hm.budget && hm.interval < HM_MAX_INTERVAL; step++, share /= 2) {
         hm.interval *= 2;
     }
     if (share < hm.budget / 4 && hm.interval > 1 && hm.records < hm.max_records / 2) {

@@ -14,13 +14,17 @@
 
 /* The endpoint of requests that are recorded nowhere: excluded routes, requests that never finished. */
 #define HM_NO_ENDPOINT 0
+#define HM_MAX_ENDPOINT 1000000
 
 /* Counters, one for many blocks: a block whose counter is 0 has no record. 128 KiB stay in the second-level cache. */
 #define HM_FILTER_SIZE 65536
-extern __attribute__((visibility("hidden"))) uint16_t hm_filter[HM_FILTER_SIZE];
+extern uint16_t hm_filter[HM_FILTER_SIZE];
 
 /* Every dict, list and tuple that is made now is seen by the hooks: nothing may be kept in CPython's free lists. */
-extern __attribute__((visibility("hidden"))) int hm_exact;
+extern int hm_exact;
+
+/* Blocks that went back to the allocator instead of a free list since the budget was looked at. */
+extern uint64_t hm_released;
 
 static inline uint16_t *hm_filter_of(const void *block)
 {
@@ -73,6 +77,12 @@ int hm_alone(void);
 
 /* Whether the tracker has become exact since this was asked last: the free lists hold blocks that it has not seen. */
 int hm_became_exact(void);
+
+/* Nanoseconds of a clock that does not jump. */
+uint64_t hm_now(void);
+
+/* Add to what recording has cost. */
+void hm_spent(uint64_t nanoseconds);
 
 /* Between hm_watch and hm_unwatch nothing is recorded; hm_noticed says whether a hook was called since hm_watch. */
 void hm_watch(void);

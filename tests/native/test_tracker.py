@@ -432,7 +432,7 @@ def test_misuse_is_refused(tracker):
         tracker.Request(1)
     request = tracker.Request()
     request.enter()
-    with pytest.raises(RuntimeError, match="entered already"):
+    with pytest.raises(RuntimeError, match="entered before"):
         request.enter()
     assert request.leave() is True
     assert request.leave() is False

@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from heap_middleware.endpoints.routes.asked import RouteOf, asked, text
-from heap_middleware.endpoints.routes.signals import django_template, noted, quart_template, watch
+from heap_middleware.endpoints.routes.signals import DJANGO, QUART, django_template, quart_template, watch
 from heap_middleware.endpoints.routes.starlette import StarletteTemplates
 
 __all__ = ["AsgiRoutes"]
@@ -22,18 +22,19 @@ class AsgiRoutes:
 
     def at_end(self, scope: _Scope, arrival: Any) -> str | None:
         """Ask after the application returned or raised; `arrival` is the path before it ran."""
-        found = asked(self._route_of, scope) if self._route_of is not None else None
-        if found is None:
-            try:
-                return self._find(scope, arrival)
-            except Exception:  # a scope of no framework known here
-                return None
-        return found
+        if self._route_of is not None:
+            found = asked(self._route_of, scope)
+            if found is not None:
+                return found
+        try:
+            return self._find(scope, arrival)
+        except Exception:  # a scope of no framework known here
+            return None
 
     def _find(self, scope: _Scope, arrival: Any) -> str | None:
         if "path_template" in scope:
             return self._litestar(scope, arrival)
-        inner = (quart_template(scope) or _django(scope)) if noted(scope) else None
+        inner = (quart_template(scope) or _django(scope)) if QUART in scope or DJANGO in scope else None
         if "router" in scope:
             return self._starlette.find(scope, arrival, inner)
         if inner is None:

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from heap_middleware.endpoints.routes.asked import text
 
-__all__ = ["django_template", "flask_template", "noted", "quart_template", "slashed", "watch"]
+__all__ = ["DJANGO", "QUART", "django_template", "flask_template", "quart_template", "slashed", "watch"]
 
-_QUART: Final = "heap_middleware.quart_route"
+QUART: Final = "heap_middleware.quart_route"
 _FLASK: Final = "heap_middleware.flask_route"
-_DJANGO: Final = "heap_middleware.django"
+DJANGO: Final = "heap_middleware.django"
+"""Where Quart's and Django's signals note in a scope or environ that they served the request."""
 
 
 def watch() -> None:
@@ -36,14 +37,9 @@ def watch() -> None:
     _modules = modules
 
 
-def noted(request: MutableMapping[str, Any]) -> bool:
-    """Whether Quart or Django said that they served the request."""
-    return _QUART in request or _DJANGO in request
-
-
 def quart_template(scope: MutableMapping[str, Any]) -> str | None:
     """Return the rule that the signal noted."""
-    return text(scope.get(_QUART))
+    return text(scope.get(QUART))
 
 
 def flask_template(environ: MutableMapping[str, Any]) -> str | None:
@@ -56,7 +52,7 @@ def django_template(request: MutableMapping[str, Any], path: str) -> str | None:
 
     A `request.urlconf` set by a middleware is not seen here.
     """
-    if _DJANGO not in request:
+    if DJANGO not in request:
         return None
     try:
         return slashed(sys.modules["django.urls"].resolve(path).route)
@@ -81,7 +77,7 @@ async def _quart_websocket(_sender: Any, **_: Any) -> None:
 def _note_quart(name: str) -> None:
     try:
         current = getattr(sys.modules["quart"], name)
-        current.scope[_QUART] = current.url_rule.rule
+        current.scope[QUART] = current.url_rule.rule
     except Exception:  # no rule matched
         return
 
@@ -101,7 +97,7 @@ def _connect_flask(signals: Any) -> None:
 def _django_request(**sent: Any) -> None:
     request = sent.get("environ") or sent.get("scope")
     if isinstance(request, MutableMapping):
-        request[_DJANGO] = True
+        request[DJANGO] = True
 
 
 def _connect_quart(signals: Any) -> None:
@@ -110,7 +106,7 @@ def _connect_quart(signals: Any) -> None:
 
 
 def _connect_django(signals: Any) -> None:
-    signals.request_started.connect(_django_request, dispatch_uid=_DJANGO)
+    signals.request_started.connect(_django_request, dispatch_uid=DJANGO)
 
 
 _modules = -1

@@ -1,0 +1,272 @@
+/* See request.h. One variable a process, because the allocators that ask for it are the process's.
+ *
+ * CPython's internals used here: `id` and `context_ver` of the public PyThreadState, checked with 3.11 to 3.14.
+ */
+#include "request.h"
+
+#include "stores.h"
+#include "tracker.h"
+
+/* Read from inside the hooks, which have no module to ask: never released once set. */
+static PyObject *hq_variable;
+static PyTypeObject *hq_type;
+
+typedef struct {
+    PyObject_HEAD
+    uint32_t slot;
+    uint8_t entered, left;
+    uint8_t stranded; /* it ended elsewhere: the context it was entered in may still name it, and must not go back to it */
+    PyObject *outer;  /* what the variable was before it was entered, once and for all: chains of these have an end */
+} hq_request;
+
+/* While the variable itself is being set, nobody allocates. */
+static int hq_muted;
+
+/* What hq_current found last. `context_ver` grows whenever a thread enters or leaves a context: with the same thread and
+ * number, the variable is what it was, unless hq_set has set it. */
+static struct {
+    uint64_t thread, version;
+    uint32_t slot;
+} hq_seen = {.thread = UINT64_MAX};
+
+int hq_is_request(PyObject *object)
+{
+    return Py_IS_TYPE(object, hq_type);
+}
+
+/* What the variable is in the running context, or NULL; borrowed, the context has it. Cannot fail: the key is compared by
+ * identity, and there is no default to make. */
+static PyObject *hq_value(void)
+{
+    PyObject *value = NULL;
+    if (PyContextVar_Get(hq_variable, NULL, &value) < 0) {
+        return NULL;
+    }
+    Py_XDECREF(value);
+    return value;
+}
+
+uint32_t hq_current(void)
+{
+    if (hq_muted) {
+        return HM_NO_SLOT;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    PyThreadState *thread = PyThreadState_GetUnchecked();
+#else
+    PyThreadState *thread = _PyThreadState_UncheckedGet();
+#endif
+    if (thread->id == hq_seen.thread && thread->context_ver == hq_seen.version) {
+        return hq_seen.slot;
+    }
+    PyObject *value = hq_value();
+    hq_seen.thread = thread->id;
+    hq_seen.version = thread->context_ver;
+    hq_seen.slot = value != NULL && hq_is_request(value) ? ((hq_request *)value)->slot : HM_NO_SLOT;
+    return hq_seen.slot;
+}
+
+/* ---- entering and leaving -------------------------------------------------------------------------------------------
+ *
+ * The variable is only ever set, never reset to "missing": deleting it (contextvar_del in CPython 3.11 to 3.13) clears
+ * the variable's cache first and then allocates, which calls our hook, which looks the variable up and so fills the cache
+ * again, with a borrowed reference to the very value that is about to go.
+ *
+ * Requests end in any order: a server may hold one response while it serves the next in the same thread, and close it in
+ * another. The one that ends elsewhere is stranded, and those entered over it go back past it.
+ */
+
+static int hq_set(PyObject *value)
+{
+    hq_muted++;
+    PyObject *token = PyContextVar_Set(hq_variable, value);
+    hq_muted--;
+    hq_seen.thread = UINT64_MAX;
+    Py_XDECREF(token);
+    return token == NULL ? -1 : 0;
+}
+
+/* What the context goes back to after a request that was entered over `outer`; borrowed. */
+static PyObject *hq_not_stranded(PyObject *outer)
+{
+    while (outer != NULL && hq_is_request(outer) && ((hq_request *)outer)->stranded) {
+        outer = ((hq_request *)outer)->outer;
+    }
+    return outer == NULL ? Py_None : outer;
+}
+
+static int hq_enter(hq_request *request)
+{
+    PyObject *outer = Py_NewRef(hq_not_stranded(hq_value()));
+    if (hq_set((PyObject *)request) < 0) {
+        Py_DECREF(outer);
+        return -1;
+    }
+    request->outer = outer;
+    request->entered = 1;
+    return 0;
+}
+
+int hq_leave(PyObject *self)
+{
+    hq_request *request = (hq_request *)self;
+    if (!request->entered || request->left) {
+        return 0;
+    }
+    request->left = 1;
+    if (hq_value() != self) {
+        request->stranded = 1;
+        return 0;
+    }
+    if (hq_set(hq_not_stranded(request->outer)) < 0) {
+        return -1;
+    }
+    Py_CLEAR(request->outer);
+    return 1;
+}
+
+int hq_visit(PyObject *request, PyObject **outer)
+{
+    PyObject *value = hq_value();
+    *outer = NULL;
+    if (value == request) {
+        return 0;
+    }
+    *outer = Py_NewRef(value == NULL ? Py_None : value);
+    if (hq_set(request) < 0) {
+        Py_CLEAR(*outer);
+        return -1;
+    }
+    return 0;
+}
+
+void hq_return(PyObject *request, PyObject *outer)
+{
+    if (outer == NULL) {
+        return;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (hq_value() == request && hq_set(outer) < 0) {
+        PyErr_WriteUnraisable(request); /* no memory: the context keeps the request's name */
+    }
+    PyErr_Restore(type, value, traceback);
+    Py_DECREF(outer);
+}
+
+/* ---- Request ------------------------------------------------------------------------------------------------------- */
+
+static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    if (PyTuple_GET_SIZE(args) != 0 || (keywords != NULL && PyDict_GET_SIZE(keywords) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "Request() takes no arguments");
+        return NULL;
+    }
+    hq_request *self = (hq_request *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->slot = hm_open();
+    if (self->slot == HM_NO_SLOT) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    if (hm_became_exact()) {
+        hs_drain();
+    }
+    return (PyObject *)self;
+}
+
+static void request_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    hq_request *request = (hq_request *)self;
+    if (request->slot != HM_NO_SLOT) {
+        hm_close(request->slot);
+    }
+    Py_XDECREF(request->outer);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyObject *hq_begin(void)
+{
+    static PyObject *nothing; /* the empty tuple, which lives forever */
+    if (nothing == NULL && (nothing = PyTuple_New(0)) == NULL) {
+        return NULL;
+    }
+    PyObject *request = request_new(hq_type, nothing, NULL);
+    if (request != NULL && hq_enter((hq_request *)request) < 0) {
+        Py_CLEAR(request);
+    }
+    return request;
+}
+
+static PyObject *request_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (((hq_request *)self)->entered) {
+        PyErr_SetString(PyExc_RuntimeError, "the request was entered before");
+        return NULL;
+    }
+    if (hq_enter((hq_request *)self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *request_leave(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    int left = hq_leave(self);
+    return left < 0 ? NULL : PyBool_FromLong(left);
+}
+
+static PyObject *request_finish(PyObject *self, PyObject *number)
+{
+    unsigned long endpoint = PyLong_AsUnsignedLong(number);
+    if (endpoint == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (endpoint > HM_MAX_ENDPOINT) {
+        PyErr_Format(PyExc_ValueError, "endpoint is %lu; allowed: 0 to %d", endpoint, HM_MAX_ENDPOINT);
+        return NULL;
+    }
+    hm_finish(((hq_request *)self)->slot, (uint32_t)endpoint);
+    Py_RETURN_NONE;
+}
+
+static PyObject *request_end(PyObject *self, PyObject *number)
+{
+    return hq_leave(self) < 0 ? NULL : request_finish(self, number);
+}
+
+static PyMethodDef request_methods[] = {
+    {"enter", request_enter, METH_NOARGS, "Attribute what runs from here on in this context."},
+    {"leave", request_leave, METH_NOARGS, "Undo `enter`; False if it was not entered, or in another context."},
+    {"finish", request_finish, METH_O, "Name the endpoint the request belongs to; 0: to none."},
+    {"end", request_end, METH_O, "`leave` and `finish`."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot request_slots[] = {
+    {Py_tp_doc, "One request, as the owner of what is allocated in its context."},
+    {Py_tp_new, request_new},
+    {Py_tp_dealloc, request_dealloc},
+    {Py_tp_methods, request_methods},
+    {0, NULL},
+};
+
+static PyType_Spec request_spec = {
+    .name = "heap_middleware._native.Request",
+    .basicsize = sizeof(hq_request),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = request_slots,
+};
+
+int hq_prepare(PyObject *module)
+{
+    if (hq_variable == NULL) {
+        hq_variable = PyContextVar_New("heap_middleware.request", NULL);
+        hq_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &request_spec, NULL);
+    }
+    return hq_variable == NULL || hq_type == NULL ? -1 : PyModule_AddType(module, hq_type);
+}
