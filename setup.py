@@ -12,6 +12,9 @@ from setuptools import Extension, setup
 
 REQUIRED = os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1"
 UNIX = sys.platform != "win32"
+FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden"] if UNIX else []
+if UNIX and REQUIRED:
+    FLAGS += ["-Wall", "-Wextra", "-Werror"]
 
 setup(
     ext_modules=[
@@ -20,7 +23,12 @@ setup(
             sorted(glob("heap_middleware/native/*.c")),
             depends=sorted(glob("heap_middleware/native/*.h")),
             optional=not REQUIRED,
-            extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", *(["-Wall", "-Wextra", "-Werror"] if REQUIRED else [])]
+            extra_compile_args=[
+                "-std=c11",
+                "-O3",
+                "-fvisibility=hidden",
+                *(["-Wall", "-Wextra", "-Werror"] if REQUIRED else []),
+            ]
             if UNIX
             else [],
             libraries=["m"] if UNIX else [],

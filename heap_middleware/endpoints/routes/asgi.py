@@ -27,7 +27,7 @@ class AsgiRoutes:
             if found is not None:
                 return found
         try:
-            return self._find(scope, arrival)
+            return _plain(scope) or self._find(scope, arrival)
         except Exception:  # a scope of no framework known here
             return None
 
@@ -49,6 +49,25 @@ class AsgiRoutes:
             return mount + (below or "/{path:path}") if mount is not None else None
         template = text(scope["path_template"])
         return self._starlette.find(scope, arrival, template) if "router" in scope else template
+
+
+def _plain(scope: _Scope) -> str | None:
+    """Answer the common case, at half the price: Starlette's own router found the route, below no mount."""
+    if (
+        "route" in scope
+        and "app_root_path" not in scope
+        and "fastapi" not in scope
+        and "path_template" not in scope
+        and QUART not in scope
+        and DJANGO not in scope
+    ):
+        route = scope["route"]
+        try:
+            if route.endpoint is scope["endpoint"] and route.path_regex is not None:
+                return text(route.path)
+        except (AttributeError, KeyError):
+            return None
+    return None
 
 
 def _litestar_mount(scope: _Scope, handler: Any, arrival: Any) -> str | None:
