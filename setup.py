@@ -23,14 +23,7 @@ setup(
             sorted(glob("heap_middleware/native/*.c")),
             depends=sorted(glob("heap_middleware/native/*.h")),
             optional=not REQUIRED,
-            extra_compile_args=[
-                "-std=c11",
-                "-O3",
-                "-fvisibility=hidden",
-                *(["-Wall", "-Wextra", "-Werror"] if REQUIRED else []),
-            ]
-            if UNIX
-            else [],
+            extra_compile_args=FLAGS,
             libraries=["m"] if UNIX else [],
         )
     ]

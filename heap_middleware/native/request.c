@@ -4,6 +4,8 @@
  */
 #include "request.h"
 
+#include "home.h"
+#include "sampling.h"
 #include "stores.h"
 #include "tracker.h"
 
@@ -51,11 +53,7 @@ uint32_t hq_current(void)
     if (hq_muted) {
         return HM_NO_SLOT;
     }
-#if PY_VERSION_HEX >= 0x030D0000
-    PyThreadState *thread = PyThreadState_GetUnchecked();
-#else
-    PyThreadState *thread = _PyThreadState_UncheckedGet();
-#endif
+    PyThreadState *thread = hm_thread();
     if (thread->id == hq_seen.thread && thread->context_ver == hq_seen.version) {
         return hq_seen.slot;
     }

@@ -17,7 +17,8 @@
 
 #include "stores.h"
 
-#include "tracker.h"
+#include "records.h"
+#include "sampling.h"
 
 #if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000
 
@@ -35,9 +36,15 @@ static hs_kind hs_dict = {.type = &PyDict_Type}, hs_list = {.type = &PyList_Type
 
 static PyObject *hs_key; /* a str that no lookup has to compare */
 
+/* Whether a block must go back to the allocator when its object dies. */
+static inline int hs_must_go(const void *block)
+{
+    return LOAD(hm_exact) || hm_may_be_recorded(block);
+}
+
 static inline int hs_keep_out(PyObject *object)
 {
-    return hm_keep_out((char *)object - 2 * sizeof(void *));
+    return hs_must_go((char *)object - 2 * sizeof(void *));
 }
 
 #define HS_SHALLOW 40 /* nested deallocations without CPython's guard, which adds 50 of its own */
@@ -78,7 +85,7 @@ static void hs_dealloc_dict(PyObject *object)
         uint8_t log2_size;
     } *table = (void *)dict->ma_keys;
     if (table != NULL && table->references == 1 && table->log2_size == HS_SMALLEST_TABLE && dict->ma_values == NULL &&
-        hm_keep_out(table)) {
+        hs_must_go(table)) {
         table->log2_size++;
     }
     if (hs_keep_out(object)) {
@@ -187,11 +194,11 @@ void hs_drain(void)
     for (int what = HS_TABLE; what <= HS_TUPLE_SIZES; what++) {
         hs_drain_one(what);
     }
-    hm_unwatch();
+    hm_draw();
     if (enabled) {
         PyGC_Enable();
     }
-    hm_spent(hm_now() - began);
+    hm_spend(hm_now() - began);
 }
 
 #else

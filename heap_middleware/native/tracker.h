@@ -9,33 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Blocks of this size and more are always recorded, with weight 1: few, and where the bytes are. */
-#define HM_LARGE 4096
-
 /* The endpoint of requests that are recorded nowhere: excluded routes, requests that never finished. */
 #define HM_NO_ENDPOINT 0
 #define HM_MAX_ENDPOINT 1000000
-
-/* Counters, one for many blocks: a block whose counter is 0 has no record. 128 KiB stay in the second-level cache. */
-#define HM_FILTER_SIZE 65536
-extern uint16_t hm_filter[HM_FILTER_SIZE];
-
-/* Every dict, list and tuple that is made now is seen by the hooks: nothing may be kept in CPython's free lists. */
-extern int hm_exact;
-
-/* Blocks that went back to the allocator instead of a free list since the budget was looked at. */
-extern uint64_t hm_released;
-
-static inline uint16_t *hm_filter_of(const void *block)
-{
-    return &hm_filter[((uintptr_t)block >> 4) & (HM_FILTER_SIZE - 1)];
-}
-
-/* Whether a block must go back to the allocator when its object dies. */
-static inline int hm_keep_out(const void *block)
-{
-    return __atomic_load_n(&hm_exact, __ATOMIC_RELAXED) || __atomic_load_n(hm_filter_of(block), __ATOMIC_RELAXED) != 0;
-}
 
 typedef struct {
     uint64_t gained_objects, lost_objects;
@@ -71,23 +47,6 @@ void hm_reset(void);
 /* A request begins: its slot, or HM_NO_SLOT if there is no memory. The slot is in use until it is closed and its last
  * record is gone. */
 uint32_t hm_open(void);
-
-/* Whether there is only the main interpreter, so that its lock is the only one. */
-int hm_alone(void);
-
-/* Whether the tracker has become exact since this was asked last: the free lists hold blocks that it has not seen. */
-int hm_became_exact(void);
-
-/* Nanoseconds of a clock that does not jump. */
-uint64_t hm_now(void);
-
-/* Add to what recording has cost. */
-void hm_spent(uint64_t nanoseconds);
-
-/* Between hm_watch and hm_unwatch nothing is recorded; hm_noticed says whether a hook was called since hm_watch. */
-void hm_watch(void);
-int hm_noticed(void);
-void hm_unwatch(void);
 
 /* The route of a request is known. */
 void hm_finish(uint32_t slot, uint32_t endpoint);
