@@ -26,24 +26,18 @@ static inline int hm_unknown(const void *block)
     return block == NULL || !hm_may_be_recorded(block);
 }
 
-/* Not all of them were passed: whose turn was it? */
-static void *hm_look(const hm_chain *chain, void *block, size_t size)
-{
-    int turn = LOAD(hm_countdown) <= 0;
-    if (block != NULL && (turn || size >= HM_LARGE)) {
-        hm_allocated(chain->domain, block, size, turn);
-    }
-    return block;
-}
-
 NOINLINE static void *hm_malloc_seen(const hm_chain *chain, size_t size)
 {
-    return hm_look(chain, chain->next.malloc(chain->next.ctx, size), size);
+    void *block = chain->next.malloc(chain->next.ctx, size);
+    hm_allocated(chain->domain, block, size);
+    return block;
 }
 
 NOINLINE static void *hm_calloc_seen(const hm_chain *chain, size_t count, size_t size, size_t all)
 {
-    return hm_look(chain, chain->next.calloc(chain->next.ctx, count, size), all);
+    void *block = chain->next.calloc(chain->next.ctx, count, size);
+    hm_allocated(chain->domain, block, all);
+    return block;
 }
 
 NOINLINE static void *hm_realloc_seen(const hm_chain *chain, void *block, size_t size, int pass)
@@ -55,7 +49,10 @@ NOINLINE static void *hm_realloc_seen(const hm_chain *chain, void *block, size_t
          * lock, and other interpreters' blocks are never recorded. */
         hm_freed(block);
     }
-    return pass ? moved : hm_look(chain, moved, size);
+    if (!pass) {
+        hm_allocated(chain->domain, moved, size);
+    }
+    return moved;
 }
 
 NOINLINE static void hm_free_seen(const hm_chain *chain, void *block)

@@ -21,9 +21,9 @@ void hm_remove_hooks(void);
  * before it, and that is not us. */
 int hm_hooks_reached(void);
 
-/* What the hooks call, tracker.c: an allocation that is large or (`turn`) whose turn has come; a free that the filter
- * could not rule out. */
-void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size, int turn);
+/* What the hooks call, tracker.c: an allocation that is large or whose turn may have come, or one that failed; a free
+ * that the filter could not rule out. */
+void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size);
 void hm_freed(void *block);
 
 #endif

@@ -48,12 +48,11 @@ static PyObject *hq_value(void)
     return value;
 }
 
-uint32_t hq_current(void)
+uint32_t hq_current(PyThreadState *thread)
 {
     if (hq_muted) {
         return HM_NO_SLOT;
     }
-    PyThreadState *thread = hm_thread();
     if (thread->id == hq_seen.thread && thread->context_ver == hq_seen.version) {
         return hq_seen.slot;
     }

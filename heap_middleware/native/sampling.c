@@ -14,10 +14,9 @@
 
 int64_t hm_countdown = HM_IDLE;
 int hm_exact;
-uint64_t hm_released, hm_operations;
+uint64_t hm_interval, hm_released, hm_operations;
 
 static struct {
-    uint64_t interval;
     double gap;                                 /* allocations from one record to the next, while exact */
     uint32_t slices, slice, chosen, opens_left; /* of the cycle */
     int became_exact, running, automatic;
@@ -63,7 +62,7 @@ static int64_t hm_next_gap(void)
     return gap < 1.0 ? 1 : gap > 1e15 ? (int64_t)1e15 : (int64_t)gap;
 }
 
-void hm_draw(void)
+void hm_draw_gap(void)
 {
     STORE(hm_countdown, hm_next_gap());
 }
@@ -79,9 +78,9 @@ static void hm_enter_slice(void)
 
 static void hm_plan(void)
 {
-    uint64_t slices = hm.interval / (hm.interval >= HM_GAP * HM_GAP ? HM_GAP : hm.interval >= HM_GAP ? 2 : 1);
+    uint64_t slices = hm_interval / (hm_interval >= HM_GAP * HM_GAP ? HM_GAP : hm_interval >= HM_GAP ? 2 : 1);
     hm.slices = (uint32_t)slices;
-    hm.gap = (double)hm.interval / hm.slices;
+    hm.gap = (double)hm_interval / hm.slices;
     hm.slice = 0;
     hm.chosen = (uint32_t)(hm_random() % hm.slices);
     hm_enter_slice();
@@ -100,7 +99,7 @@ void hm_begin_sampling(uint64_t interval, double budget)
 {
     hm_reseed();
     hm.automatic = interval == 0;
-    hm.interval = interval == 0 ? 1 : interval;
+    hm_interval = interval == 0 ? 1 : interval;
     hm.budget = budget;
     hm.adjusted_at = hm_now();
     hm.spent_then = hm.spent_ns;
@@ -115,15 +114,10 @@ void hm_end_sampling(void)
     STORE(hm_countdown, HM_IDLE);
 }
 
-uint64_t hm_interval(void)
-{
-    return hm.interval;
-}
-
 void hm_halve_sampling(void)
 {
-    if (hm.interval < HM_MAX_INTERVAL) {
-        hm.interval *= 2;
+    if (hm_interval < HM_MAX_INTERVAL) {
+        hm_interval *= 2;
         hm_plan();
     }
 }
@@ -185,14 +179,14 @@ void hm_forget_spent(void)
  * may have been unlike the rest. */
 static void hm_adjust(double share, int full)
 {
-    uint64_t before = hm.interval;
-    for (int step = 0; step < 2 && share > hm.budget && hm.interval < HM_MAX_INTERVAL; step++, share /= 2) {
-        hm.interval *= 2;
+    uint64_t before = hm_interval;
+    for (int step = 0; step < 2 && share > hm.budget && hm_interval < HM_MAX_INTERVAL; step++, share /= 2) {
+        hm_interval *= 2;
     }
-    if (share < hm.budget / 4 && hm.interval > 1 && !full) {
-        hm.interval /= 2; /* a quarter, not a half: the next look must not take it back */
+    if (share < hm.budget / 4 && hm_interval > 1 && !full) {
+        hm_interval /= 2; /* a quarter, not a half: the next look must not take it back */
     }
-    if (hm.interval != before) {
+    if (hm_interval != before) {
         hm_plan();
     }
 }

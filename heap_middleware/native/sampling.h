@@ -37,13 +37,24 @@ int hm_noticed(void);
 void hm_begin_sampling(uint64_t interval, double budget);
 void hm_end_sampling(void);
 
-uint64_t hm_interval(void);
-
 /* Record half as many from now on: there is no room. */
 void hm_halve_sampling(void);
 
+/* One allocation in so many is recorded. */
+extern uint64_t hm_interval;
+
 /* Draw the number of allocations until the next one that is looked at, if any is. */
-void hm_draw(void);
+void hm_draw_gap(void);
+
+static inline void hm_draw(void)
+{
+    if (hm_exact && hm_interval == 1) {
+        STORE(hm_countdown, 1);
+    }
+    else {
+        hm_draw_gap();
+    }
+}
 
 /* A request begins; `alone`: no other may allocate now. */
 void hm_request_began(int alone);

@@ -37,12 +37,13 @@ static void hm_add_allocated(hm_slot *slot)
 
 static void hm_settle(hm_slot *slot)
 {
-    hm_totals *totals = hm_totals_of(slot->endpoint);
-    totals->gained_objects += slot->live_objects;
-    totals->gained_bytes += slot->live_bytes;
-    slot->live_objects = slot->live_bytes = 0;
-    hm_add_allocated(slot);
-    slot->settled = 1;
+    if (!slot->settled) {
+        hm_totals *totals = hm_totals_of(slot->endpoint);
+        totals->gained_objects += slot->allocated_objects - slot->freed_objects;
+        totals->gained_bytes += slot->allocated_bytes - slot->freed_bytes;
+        slot->settled = 1;
+    }
+    hm_add_allocated(slot); /* again, if it goes on allocating */
 }
 
 void hm_release_if_done(uint32_t at)
@@ -63,7 +64,7 @@ void hm_settle_all(void)
     for (uint32_t at = 0; at < hm_all.count; at++) {
         hm_slot *slot = &hm_all.slots[at];
         if (slot->used && slot->finished) {
-            hm_settle(slot); /* again, if it goes on allocating: that has nothing left to settle but its sum */
+            hm_settle(slot);
         }
     }
     for (uint64_t place = 0; hm_records.places != NULL && place <= hm_records.mask; place++) {
@@ -142,9 +143,22 @@ void hm_forget_sums(void)
     for (uint32_t at = 0; at < hm_all.count; at++) {
         hm_slot *slot = &hm_all.slots[at];
         if (slot->used) {
-            slot->live_objects = slot->live_bytes = slot->allocated_objects = slot->allocated_bytes = 0;
+            slot->allocated_objects = slot->allocated_bytes = slot->freed_objects = slot->freed_bytes = 0;
             slot->records = 0;
             hm_release_if_done(at);
         }
     }
+}
+
+void hm_outweigh(uint32_t named, uint64_t objects, uint64_t bytes)
+{
+    hm_slot *slot = named & HM_SETTLED ? NULL : &hm_all.slots[named];
+    if (slot != NULL && !slot->settled) {
+        slot->freed_objects -= objects; /* wraps around: only the difference to what was allocated is read */
+        slot->freed_bytes -= bytes;
+        return;
+    }
+    hm_totals *totals = hm_totals_of(slot == NULL ? named & ~HM_SETTLED : slot->endpoint);
+    totals->gained_objects += objects;
+    totals->gained_bytes += bytes;
 }

@@ -11,8 +11,8 @@
 #include "tracker.h"
 
 typedef struct {
-    uint64_t live_objects, live_bytes;           /* recorded and alive, until settled */
-    uint64_t allocated_objects, allocated_bytes; /* not yet added to an endpoint */
+    uint64_t allocated_objects, allocated_bytes; /* recorded, and not yet added to an endpoint */
+    uint64_t freed_objects, freed_bytes;         /* of these, until settled */
     uint32_t records;                            /* live records that name this slot */
     uint32_t endpoint;                           /* HM_NO_ENDPOINT: not finished yet */
     uint32_t next_free;
@@ -52,59 +52,39 @@ static inline hm_totals *hm_totals_of(uint32_t endpoint)
     return &hm_all.totals[endpoint < hm_all.endpoints ? endpoint : HM_NO_ENDPOINT];
 }
 
-/* The totals to change for what a record names, or NULL: its slot is not settled. */
-static inline hm_totals *hm_settled(uint32_t named)
-{
-    if (UNLIKELY(named & HM_SETTLED)) {
-        return hm_totals_of(named & ~HM_SETTLED);
-    }
-    const hm_slot *slot = &hm_all.slots[named];
-    return UNLIKELY(slot->settled) ? hm_totals_of(slot->endpoint) : NULL;
-}
-
-static inline void hm_gain(uint32_t named, uint64_t objects, uint64_t bytes)
-{
-    hm_totals *totals = hm_settled(named);
-    if (totals != NULL) {
-        totals->gained_objects += objects;
-        totals->gained_bytes += bytes;
-    }
-    else {
-        hm_all.slots[named].live_objects += objects;
-        hm_all.slots[named].live_bytes += bytes;
-    }
-}
-
-static inline void hm_lose(uint32_t named, uint64_t objects, uint64_t bytes)
-{
-    hm_totals *totals = hm_settled(named);
-    if (totals != NULL) {
-        totals->lost_objects += objects;
-        totals->lost_bytes += bytes;
-    }
-    else {
-        hm_all.slots[named].live_objects -= objects;
-        hm_all.slots[named].live_bytes -= bytes;
-    }
-}
-
-/* A record that names the slot was put in. */
+/* A record of so much that names the slot was put in. */
 static inline void hm_credit(uint32_t at, uint64_t objects, uint64_t bytes)
 {
     hm_slot *slot = &hm_all.slots[at];
     slot->records++;
     slot->allocated_objects += objects;
     slot->allocated_bytes += bytes;
-    hm_gain(at, objects, bytes);
+    if (UNLIKELY(slot->settled)) {
+        hm_totals *totals = hm_totals_of(slot->endpoint);
+        totals->gained_objects += objects;
+        totals->gained_bytes += bytes;
+    }
 }
 
-/* A record was taken out. */
+/* A record was taken out, which named a slot or an endpoint. */
 static inline void hm_debit(uint32_t named, uint64_t objects, uint64_t bytes)
 {
-    hm_lose(named, objects, bytes);
-    if (!(named & HM_SETTLED) && --hm_all.slots[named].records == 0) {
+    hm_slot *slot = UNLIKELY(named & HM_SETTLED) ? NULL : &hm_all.slots[named];
+    if (LIKELY(slot != NULL && !slot->settled)) {
+        slot->freed_objects += objects;
+        slot->freed_bytes += bytes;
+    }
+    else {
+        hm_totals *totals = hm_totals_of(slot == NULL ? named & ~HM_SETTLED : slot->endpoint);
+        totals->lost_objects += objects;
+        totals->lost_bytes += bytes;
+    }
+    if (slot != NULL && --slot->records == 0) {
         hm_release_if_done(named);
     }
 }
+
+/* A record weighs so much more from here on. */
+void hm_outweigh(uint32_t named, uint64_t objects, uint64_t bytes);
 
 #endif

@@ -42,7 +42,7 @@ static void hm_decimate(void)
             hm_drop(record); /* one from behind may have moved here: it has its turn at once */
         }
         if (record->block != 0 && record->weight <= UINT32_MAX / 2) {
-            hm_gain(record->slot, record->weight, (uint64_t)record->weight * record->size);
+            hm_outweigh(record->slot, record->weight, (uint64_t)record->weight * record->size);
             record->weight *= 2;
         }
     }
@@ -62,9 +62,14 @@ static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t
     hm_credit(at, weight, (uint64_t)weight * size);
 }
 
-void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size, int turn)
+void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size)
 {
-    if (!hm_at_home()) {
+    int turn = LOAD(hm_countdown) <= 0;
+    if (block == NULL || !(turn || size >= HM_LARGE)) {
+        return;
+    }
+    PyThreadState *thread = hm_thread();
+    if (thread == NULL || thread->interp != hm_home) {
         return;
     }
     if (hm_all.open == 0) { /* nobody to record for: the next request draws a new gap */
@@ -78,9 +83,9 @@ void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size, int tur
         return;
     }
     uint64_t began = hm_began();
-    uint32_t at = hm_ask();
+    uint32_t at = hm_ask(thread);
     if (at != HM_NO_SLOT) {
-        hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval());
+        hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval);
     }
     hm_ended(began);
 }
@@ -169,7 +174,7 @@ hm_stats hm_statistics(void)
         .running = hm_ask != NULL,
         .intact = hm_ask != NULL && hm_hooks_reached(),
         .records = hm_records.count,
-        .interval = hm_interval(),
+        .interval = hm_interval,
         .memory = places * sizeof(hm_record) + sizeof(hm_filter) + hm_all.room * sizeof(hm_slot) +
                   hm_all.endpoint_room * sizeof(hm_totals),
         .spent_ns = hm_spent(),
