@@ -179,12 +179,13 @@ class HeapSettings:
     census_min_interval: float = _setting(1.0, _number(0.0, 86400.0))
     """Seconds; a scrape sooner than that after a census gets the same census again."""
     census: str = _setting("auto", _choice("auto", "tracked", "reachable"))
+    """Which objects are counted: those the garbage collector tracks, or those reachable from them as well. "auto":
+    reachable with the accelerator, which is fast enough for it, tracked in pure Python."""
     census_process: str = _setting("auto", _choice("auto", "inline", "fork"))
     """Where the accelerator walks the heap: in the application, in a forked child, or, "auto", in a child once a walk
     kept the application waiting for more than 10 ms. Pure Python walks in slices, in the application."""
     types_per_route: int = _setting(10, _integer(0))
     """Types of which a route's retained objects are shown. Ten name a leak, and 500 routes stay below 6,000 series."""
-    """Which objects are counted: those the garbage collector tracks, or those reachable from them as well."""
     registry: Any = _setting(None, _object("a prometheus_client registry", lambda value: hasattr(value, "collect")))
     """A registry of yours whose metrics `/metrics` shows as well."""
     route_of: Callable[..., str | None] | None = _setting(
