@@ -9,7 +9,7 @@
  *   stands in the type, it does that guarding, from the depth on where it matters.
  * - Floats stay as they are: the interpreter keeps some past any deallocator. The tracker does not record them.
  *
- * CPython's internals used here, checked with the sources of 3.11 to 3.13: those above, and hc_keys in census.c.
+ * CPython's internals used here, checked with the sources of 3.11 to 3.13: those above, and hc_keys in layout.h.
  * On other versions nothing is done, and a leaked dict, list or tuple may be charged to a route that frees many.
  */
 #define PY_SSIZE_T_CLEAN
