@@ -1,6 +1,6 @@
 /* See request.h. One variable a process, because the allocators that ask for it are the process's.
  *
- * CPython's internals used here: `id` and `context_ver` of the public PyThreadState, checked with 3.11 to 3.14.
+ * CPython's internals used here: `id`, `context` and `context_ver` of the public PyThreadState, checked with 3.11 to 3.14.
  */
 #include "request.h"
 
@@ -13,12 +13,14 @@
 static PyObject *hq_variable;
 static PyTypeObject *hq_type;
 
-typedef struct {
+typedef struct hq_request {
     PyObject_HEAD
     uint32_t slot;
     uint8_t entered, left;
     uint8_t stranded; /* it ended elsewhere: the context it was entered in may still name it, and must not go back to it */
-    PyObject *outer;  /* what the variable was before it was entered, once and for all: chains of these have an end */
+    PyObject *home;   /* the context it was entered in: to compare with only, it may be gone */
+    PyObject *outer;  /* what the context goes back to after it; NULL for nothing */
+    struct hq_request *inner; /* the one whose `outer` it is, in the same context, or NULL; borrowed */
 } hq_request;
 
 /* While the variable itself is being set, nobody allocates. */
@@ -48,6 +50,17 @@ static PyObject *hq_value(void)
     return value;
 }
 
+/* The request that a value of the variable stands for in the running context, or what is no request, or NULL; borrowed. A
+ * stranded one is over where it was entered. Where that context was copied to, a task or thread goes on in its name. */
+static PyObject *hq_owner(PyObject *value, const PyThreadState *thread)
+{
+    if (value != NULL && hq_is_request(value)) {
+        hq_request *request = (hq_request *)value;
+        return request->stranded && request->home == thread->context ? request->outer : value;
+    }
+    return value;
+}
+
 uint32_t hq_current(PyThreadState *thread)
 {
     if (hq_muted) {
@@ -56,7 +69,7 @@ uint32_t hq_current(PyThreadState *thread)
     if (thread->id == hq_seen.thread && thread->context_ver == hq_seen.version) {
         return hq_seen.slot;
     }
-    PyObject *value = hq_value();
+    PyObject *value = hq_owner(hq_value(), thread);
     hq_seen.thread = thread->id;
     hq_seen.version = thread->context_ver;
     hq_seen.slot = value != NULL && hq_is_request(value) ? ((hq_request *)value)->slot : HM_NO_SLOT;
@@ -70,7 +83,8 @@ uint32_t hq_current(PyThreadState *thread)
  * again, with a borrowed reference to the very value that is about to go.
  *
  * Requests end in any order: a server may hold one response while it serves the next in the same thread, and close it in
- * another. The one that ends elsewhere is stranded, and those entered over it go back past it.
+ * another. The one that ends under another, or in another context, is stranded: the one entered over it goes back past
+ * it, and so do those to come. Of the requests of one context no stranded one is anybody's `outer`.
  */
 
 static int hq_set(PyObject *value)
@@ -83,42 +97,64 @@ static int hq_set(PyObject *value)
     return token == NULL ? -1 : 0;
 }
 
-/* What the context goes back to after a request that was entered over `outer`; borrowed. */
-static PyObject *hq_not_stranded(PyObject *outer)
+/* Takes the reference. */
+static void hq_set_outer(hq_request *request, PyObject *outer)
 {
-    while (outer != NULL && hq_is_request(outer) && ((hq_request *)outer)->stranded) {
-        outer = ((hq_request *)outer)->outer;
+    PyObject *before = request->outer;
+    if (before != NULL && hq_is_request(before) && ((hq_request *)before)->inner == request) {
+        ((hq_request *)before)->inner = NULL;
     }
-    return outer == NULL ? Py_None : outer;
+    request->outer = outer;
+    if (outer != NULL && hq_is_request(outer) && ((hq_request *)outer)->home == request->home) {
+        ((hq_request *)outer)->inner = request;
+    }
+    Py_XDECREF(before);
+}
+
+static void hq_strand(hq_request *request)
+{
+    request->stranded = 1;
+    hq_seen.thread = UINT64_MAX;
+    if (request->inner != NULL) {
+        /* Held by it alone, or requests that overlap without end would hold on to all before them. */
+        PyObject *outer = Py_XNewRef(request->outer);
+        hq_request *inner = request->inner;
+        hq_set_outer(request, NULL);
+        hq_set_outer(inner, outer);
+    }
 }
 
 static int hq_enter(hq_request *request)
 {
-    PyObject *outer = Py_NewRef(hq_not_stranded(hq_value()));
+    PyThreadState *thread = hm_thread();
+    PyObject *outer = Py_XNewRef(hq_owner(hq_value(), thread));
     if (hq_set((PyObject *)request) < 0) {
-        Py_DECREF(outer);
+        Py_XDECREF(outer);
         return -1;
     }
-    request->outer = outer;
+    request->home = thread->context; /* now there is one */
     request->entered = 1;
+    hq_set_outer(request, outer);
     return 0;
 }
 
 int hq_leave(PyObject *self)
 {
     hq_request *request = (hq_request *)self;
+    PyThreadState *thread = hm_thread();
     if (!request->entered || request->left) {
         return 0;
     }
     request->left = 1;
-    if (hq_value() != self) {
-        request->stranded = 1;
+    if (request->home != thread->context || hq_owner(hq_value(), thread) != self) {
+        hq_strand(request);
         return 0;
     }
-    if (hq_set(hq_not_stranded(request->outer)) < 0) {
+    if (hq_set(request->outer == NULL ? Py_None : request->outer) < 0) {
+        hq_strand(request);
         return -1;
     }
-    Py_CLEAR(request->outer);
+    hq_set_outer(request, NULL);
     return 1;
 }
 
@@ -181,7 +217,16 @@ static void request_dealloc(PyObject *self)
     if (request->slot != HM_NO_SLOT) {
         hm_close(request->slot);
     }
-    Py_XDECREF(request->outer);
+    /* One by one: a chain of many would be too deep for the C stack. */
+    PyObject *outer = Py_XNewRef(request->outer);
+    hq_set_outer(request, NULL);
+    while (outer != NULL && Py_REFCNT(outer) == 1 && hq_is_request(outer)) {
+        PyObject *next = Py_XNewRef(((hq_request *)outer)->outer);
+        hq_set_outer((hq_request *)outer, NULL);
+        Py_DECREF(outer);
+        outer = next;
+    }
+    Py_XDECREF(outer);
     type->tp_free(self);
     Py_DECREF(type);
 }
