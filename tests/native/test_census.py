@@ -280,6 +280,35 @@ def test_types_of_what_a_route_retains(tracker, serving, process):
     assert retained == pytest.approx(gained - lost, abs=10)
 
 
+@pytest.mark.parametrize("process", ["inline", "fork"])
+def test_what_a_route_retains_may_be_frozen(tracker, serving, retained, process):
+    """gc.freeze() amid requests: what they leave is counted by type and taken off when it goes, thawed or not."""
+    kept = [None] * 300
+    gc.collect()
+    with serving(1):
+        kept[0] = Slots()
+    own = retained(1)[0] - 1
+    for at in range(1, 300):
+        with serving(1):
+            kept[at] = Slots()
+            if at == 200:
+                gc.freeze()
+
+    def left():
+        return retained(1)[0] - own, retained_types(1, process).get("Slots", 0)
+
+    try:
+        assert left() == (300, 300)
+        kept[:50] = kept[250:] = [None] * 50  # of the frozen, and of those that came after
+        assert left() == (200, 200)
+    finally:
+        gc.unfreeze()
+    assert left() == (200, 200)
+    kept[50:100] = [None] * 50
+    gc.collect()
+    assert left() == (150, 150)
+
+
 def test_types_weigh_what_their_records_weigh(tracker):
     """Where one allocation in 16 is recorded, the types' sums are still of all objects."""
     tracker.start(262_144, 16, 0.01)
