@@ -1,11 +1,13 @@
 """What following every request with the accelerator adds to it, beside exporters and beside other ways to see a leak.
 
     pip install -e . --group bench
-    python benchmarks/tracking_cost.py [--quick] [--live 10000]
+    python benchmarks/tracking_cost.py [--quick] [--tracers] [--live 10000 --live 5000000]
 
 Hooks and tracers change the whole process, so every variant is a process of its own. They take turns on one core, a
 short batch each, in an order that moves on with every round. "Added" is the median, over the rounds, of a batch's time
-less that of the bare application in the same round; "bare again" is what the noise of this run adds.
+less that of the bare application in the same round. Two processes of the same program differ by some percent, by where
+their memory came to lie, so all of them are started anew several times, and the median over the starts is shown. "bare
+again" is what the noise of this run adds.
 
 `overhead_budget` is a share of all time, and each process waits most of it for its turn: it gets so much less budget
 that its share of the time it works is 1 %, as in a process that does nothing else.
@@ -22,8 +24,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
 
 BATCH = 50  # requests, 3 to 15 ms
 WARM_UP = 3_000
-LEAST_ROUNDS = 10
+LEAST_ROUNDS = 5
+STARTS = 7
 BARE, AGAIN, AUTO, EVERY, WINDOWS = "bare", "bare again", "native", "native, sampling=1", "windows"
 OURS = {AUTO: ("native", "auto"), EVERY: ("native", 1), WINDOWS: ("windows", "auto")}
 TRACERS = ("tracemalloc.start(1)", "memray", "gc.get_objects() before and after")
@@ -151,8 +152,16 @@ class Worker:
             self._log.unlink(missing_ok=True)
 
 
-def measure(route: str, live: int, seconds: float, tracers: bool) -> tuple[float, dict[str, float]]:
-    """Microseconds a request: bare, and what each variant adds."""
+Figures = dict[str, float]
+"""Microseconds a request that each variant adds; of BARE, what it takes."""
+
+
+def measure(route: str, live: int, seconds: float, starts: int, tracers: bool) -> Figures:
+    found = [measure_once(route, live, seconds / starts, tracers) for _ in range(starts)]
+    return {name: statistics.median(figures[name] for figures in found) for name in found[0]}
+
+
+def measure_once(route: str, live: int, seconds: float, tracers: bool) -> Figures:
     names = variants_of(route, tracers)
     workers = {name: Worker(route, name, len(names), live) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -167,43 +176,57 @@ def measure(route: str, live: int, seconds: float, tracers: bool) -> tuple[float
     added = {
         name: statistics.median(mine - bare for mine, bare in zip(figures, times[BARE], strict=True))
         for name, figures in times.items()
-        if name != BARE
     }
-    return statistics.median(times[BARE]), added
+    return {**added, BARE: statistics.median(times[BARE])}
 
 
-def show(console: Console, live: int, results: dict[str, tuple[float, dict[str, float]]]) -> None:
+def show(console: Console, live: int, results: dict[str, Figures]) -> None:
     table = Table(title=f"Added time per request, {live:,} live objects, Python {platform.python_version()}")
     for column in ("route", "variant"):
         table.add_column(column, no_wrap=True)
     for column in ("bare us", "added us", "over bare", f"{AUTO} / it"):
         table.add_column(column, justify="right", no_wrap=True)
-    for route, (bare, added) in results.items():
-        for name, more in added.items():
-            peer = f"{added[AUTO] / more:.2f}" if name in PEERS[route] + TRACERS and more > 0 else ""
-            table.add_row(route, name, f"{bare:.1f}", f"{more:+.2f}", f"{1 + more / bare:.3f}", peer)
+    for route, figures in results.items():
+        bare = figures[BARE]
+        for name, more in figures.items():
+            if name != BARE:
+                peer = f"{figures[AUTO] / more:.2f}" if name in PEERS[route] + TRACERS and more > 0 else ""
+                table.add_row(route, name, f"{bare:.1f}", f"{more:+.2f}", f"{1 + more / bare:.3f}", peer)
         table.add_section()
     console.print(table)
+
+
+def tracker_memory() -> int:
+    """Bytes of the tracker's tables in a process of its own."""
+    code = "from heap_middleware import _native as n; n.start(262144, 0, 0.01); print(n.statistics()['memory'])"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What following every request adds to it.")
     parser.add_argument("--quick", action="store_true", help="a second a route; noisier")
-    parser.add_argument("--live", type=int, default=10_000, help="objects kept alive (%(default)s)")
+    parser.add_argument("--live", type=int, action="append", help="objects kept alive (10000); can be given again")
     parser.add_argument("--tracers", action="store_true", help="also tracemalloc, memray and gc.get_objects()")
     parser.add_argument("--route", choices=tuple(PEERS), action="append", help="only these routes")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    lives = arguments.live or [10_000]
     if arguments.serve:
         route, variant, sharers = arguments.serve
-        serve(route, variant, int(sharers), arguments.live)
+        serve(route, variant, int(sharers), lives[0])
         return
-    run: Callable[[str], Any] = partial(
-        measure, live=arguments.live, seconds=1.0 if arguments.quick else 30.0, tracers=arguments.tracers
-    )
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, for the children as well
-    show(Console(), arguments.live, {route: run(route) for route in arguments.route or PEERS})
+    seconds, starts = (1.0, 1) if arguments.quick else (40.0, STARTS)
+    console, found = Console(width=100), {}
+    for live in lives:
+        found[live] = {r: measure(r, live, seconds, starts, arguments.tracers) for r in arguments.route or PEERS}
+        show(console, live, found[live])
+    for route, figures in found[lives[0]].items():
+        for live in lives[1:]:
+            ratio = found[live][route][AUTO] / figures[AUTO]
+            console.print(f"{route}: {AUTO} adds {ratio:.2f} times as much at {live:,} live objects as at {lives[0]:,}")
+    console.print(f"tables of the tracker, at 262,144 records: {tracker_memory() / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":
