@@ -12,7 +12,7 @@ import httpx
 import pytest
 from flask import Flask, Response
 from prometheus_client.parser import text_string_to_metric_families
-from werkzeug.test import Client
+from werkzeug.test import Client, EnvironBuilder
 
 from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings, accelerator
 from heap_middleware import monitor as monitors
@@ -153,6 +153,38 @@ def test_a_response_is_as_it_was(monitor: HeapMonitor) -> None:
         result.close()
     assert body.closed == 1
     assert sum(totals.requests for totals in monitor.endpoints().values()) == 1
+
+
+def test_a_response_closed_in_another_thread(monitor: HeapMonitor) -> None:
+    """What it keeps is its route's wherever it is closed, and what its thread does next is nobody's."""
+    app = Flask("shop")
+
+    @app.get("/stream")
+    def stream() -> Response:
+        def parts() -> Iterator[str]:
+            keep()
+            yield "part"
+            keep()
+
+        return Response(parts())
+
+    middleware = WsgiMiddleware(app.wsgi_app, monitor=monitor)
+
+    def retained() -> int:
+        return sum(totals.retained_objects or 0 for totals in monitor.endpoints().values())
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(keep).result()  # the pool's thread is there
+        found = []
+        for _ in range(100):
+            body: Any = middleware(EnvironBuilder("/stream").get_environ(), lambda *_: lambda _: None)
+            assert list(body) == [b"part"]
+            pool.submit(body.close).result()
+            found.append(retained())
+            for _ in range(10):
+                keep()
+            assert retained() - found[-1] <= 2
+    assert found[-1] - found[49] == pytest.approx(100, abs=25)
 
 
 def test_metrics(monitor: HeapMonitor) -> None:
