@@ -105,18 +105,20 @@ def test_work_after_the_response_counts(tracker, retained):
         await asyncio.sleep(0.001)
         kept[at] = bytes(SIZE)
 
-    async def main():
+    async def main(endpoint):
         for at in range(50):
             request = tracker.Request()
             request.enter()
             task = asyncio.create_task(background(at))
             request.leave()
-            request.finish(1)
+            request.finish(endpoint)
             tracker.snapshot()  # settled before the task allocates
             await task
 
-    asyncio.run(main())
-    assert 50 <= retained(1)[0] <= 60
+    asyncio.run(main(2))  # in development mode, asyncio's tracebacks fill the cache of source lines
+    asyncio.run(main(1))
+    # It also formats tasks there, by looking up methods whose names CPython's type cache keeps.
+    assert 50 <= retained(1)[0] <= (60 if not sys.flags.dev_mode else 450)
 
 
 @pytest.mark.parametrize("interval", [16, 64])
