@@ -54,12 +54,16 @@ def _boolean() -> _Kind:
     return _Kind("True or False (in the environment 1, true, yes, on, 0, false, no, off)", check, parse)
 
 
-def _integer(least: int) -> _Kind:
+def _integer(least: int, most: int | None = None) -> _Kind:
     def check(value: Any) -> int:
-        _require(type(value) is int and value >= least)
+        _require(type(value) is int and value >= least and (most is None or value <= most))
         return int(value)
 
-    return _Kind(f"an integer of {least} or more", check, lambda text: check(int(text)))
+    return _Kind(f"an integer {_from_to(least, most)}", check, lambda text: check(int(text)))
+
+
+def _from_to(least: int, most: int | None) -> str:
+    return f"of {least} or more" if most is None else f"from {least} to {most}"
 
 
 def _number(least: float, most: float) -> _Kind:
@@ -70,20 +74,19 @@ def _number(least: float, most: float) -> _Kind:
     return _Kind(f"a number from {least:g} to {most:g}", check, lambda text: check(float(text)))
 
 
-def _choice(*words: Any, integers_from: int | None = None) -> _Kind:
-    """One of the words; booleans and, if asked for, integers count as words of their own."""
+def _choice(*words: Any, integers: tuple[int, int] | None = None) -> _Kind:
     allowed = " or ".join(repr(word) for word in words)
-    if integers_from is not None:
-        allowed += f" or an integer of {integers_from} or more"
+    if integers is not None:
+        allowed += f" or an integer {_from_to(*integers)}"
 
     def check(value: Any) -> Any:
-        if integers_from is not None and type(value) is int and value >= integers_from:
+        if integers is not None and type(value) is int and integers[0] <= value <= integers[1]:
             return value
         _require(any(type(value) is type(word) and value == word for word in words))
         return value
 
     def parse(text: str) -> Any:
-        if text.isascii() and text.isdigit() and integers_from is not None:
+        if text.isascii() and text.isdigit() and integers is not None:
             return check(int(text))
         if any(type(word) is bool for word in words) and text.lower() in _BOOLEANS:
             return _BOOLEANS[text.lower()]
@@ -158,11 +161,11 @@ class HeapSettings:
     """Where the middleware answers a scrape itself; None when you serve `HeapCollector` from a registry of yours."""
     attribution: bool | str = _setting(False, _choice(False, True, "native", "windows"))
     """Whether requests are measured. True is "windows" for now, in pure Python; "native" follows each allocation."""
-    sampling: int | str = _setting("auto", _choice("auto", integers_from=1))
+    sampling: int | str = _setting("auto", _choice("auto", integers=(1, 1 << 20)))
     """How much is measured: "auto" keeps to `overhead_budget`, N measures one in N."""
     overhead_budget: float = _setting(0.01, _number(0.0001, 1.0))
     """Share of one core that automatic sampling may use. 1 % is below what a service's own noise hides."""
-    max_tracked: int = _setting(262_144, _integer(16))
+    max_tracked: int = _setting(262_144, _integer(16, 1 << 28))
     """Live records that the accelerator keeps; beyond, half are dropped and the others count twice."""
     max_routes: int = _setting(500, _integer(1))
     """Routes with a series of their own; the rest is summed as `__other__`."""

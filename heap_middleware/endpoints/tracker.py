@@ -1,8 +1,8 @@
 """Attribution by the accelerator: what a request allocated and nobody has freed, whatever runs beside it.
 
 The C side (native/tracker.c) knows requests and endpoint *numbers*; this file knows which endpoint has which number. A
-request's context variable is set while its code runs: tasks, thread pools and greenlets inherit it, so what they
-allocate is the request's, after the response, too.
+request's context variable is set while its code runs: what copies its context inherits it, asyncio's and anyio's tasks
+and threads above all, so what they allocate is the request's, after the response, too.
 
 One tracker serves the process, because it hooks the process's allocators: the first monitor's `sampling`,
 `overhead_budget` and `max_tracked` hold for all.
@@ -71,12 +71,14 @@ class TrackerRecorder:
         route: str | None,
     ) -> None:
         """Take note that the response has ended; the route template is known by now."""
+        number = 0
         try:
             count, number = self._known[method, route]
             count()
         except KeyError:
             number = self._learn(method, route)
-        window.end(number)
+        finally:  # whatever went wrong, the context must not go on in its name
+            window.end(number)
 
     def _learn(self, method: str, route: str | None) -> int:
         endpoint = self._ledger.count(method, route)

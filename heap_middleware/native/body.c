@@ -1,7 +1,7 @@
 /* See body.h.
  *
- * A server makes the response where it called the application, and the request is still entered there: nothing is to be
- * done. Some do it in another thread or context: there each step is made in the request's.
+ * A server makes the response when and where it likes: in another thread, or in the same one with other requests in
+ * between, or never. So the request is left when the application returns, and each step of the response enters it again.
  */
 #include "body.h"
 
@@ -221,6 +221,7 @@ PyObject *hb_body(PyObject *result, PyObject *request, PyObject *end)
     PyTypeObject *type = Py_TYPE(result);
     int sized = (type->tp_as_sequence != NULL && type->tp_as_sequence->sq_length != NULL) ||
                 (type->tp_as_mapping != NULL && type->tp_as_mapping->mp_length != NULL);
+    hq_leave(request);
     hb_iterable *self = PyObject_GC_New(hb_iterable, sized ? hb_sized_type : hb_body_type);
     if (self == NULL) {
         return NULL;

@@ -1,7 +1,4 @@
-/* See request.h. One variable a process, because the allocators that ask for it are the process's.
- *
- * CPython's internals used here: `id`, `context` and `context_ver` of the public PyThreadState, checked with 3.11 to 3.14.
- */
+/* See request.h. One variable a process, because the allocators that ask for it are the process's. */
 #include "request.h"
 
 #include "home.h"
@@ -13,67 +10,46 @@
 static PyObject *hq_variable;
 static PyTypeObject *hq_type;
 
-typedef struct hq_request {
+typedef struct {
     PyObject_HEAD
     uint32_t slot;
-    uint8_t entered, left;
-    uint8_t stranded; /* it ended elsewhere: the context it was entered in may still name it, and must not go back to it */
-    PyObject *home;   /* the context it was entered in: to compare with only, it may be gone */
-    PyObject *outer;  /* what the context goes back to after it; NULL for nothing */
-    struct hq_request *inner; /* the one whose `outer` it is, in the same context, or NULL; borrowed */
+    uint8_t left, outer_left; /* outer_left: `outer` had been left when this one was entered over it, in a task of its own */
+    PyObject *outer;          /* between enter and leave: what the variable was before */
 } hq_request;
 
 /* While the variable itself is being set, nobody allocates. */
 static int hq_muted;
-
-/* What hq_current found last. `context_ver` grows whenever a thread enters or leaves a context: with the same thread and
- * number, the variable is what it was, unless hq_set has set it. */
-static struct {
-    uint64_t thread, version;
-    uint32_t slot;
-} hq_seen = {.thread = UINT64_MAX};
 
 int hq_is_request(PyObject *object)
 {
     return Py_IS_TYPE(object, hq_type);
 }
 
-/* What the variable is in the running context, or NULL; borrowed, the context has it. Cannot fail: the key is compared by
- * identity, and there is no default to make. */
+/* What the variable is in the running context, or NULL; borrowed, the context has it. No copy of it is kept: others may
+ * set it, as asgiref does when it carries a context from one thread to another. */
 static PyObject *hq_value(void)
 {
     PyObject *value = NULL;
+#if PY_VERSION_HEX < 0x030C0000
+    /* The look-up compares keys, at the recursion limit that raises, and we may be in the middle of an exception. */
+    PyObject *type, *raised, *traceback;
+    PyErr_Fetch(&type, &raised, &traceback);
+#endif
     if (PyContextVar_Get(hq_variable, NULL, &value) < 0) {
-        return NULL;
+        PyErr_Clear();
+        value = NULL;
     }
+#if PY_VERSION_HEX < 0x030C0000
+    PyErr_Restore(type, raised, traceback);
+#endif
     Py_XDECREF(value);
     return value;
 }
 
-/* The request that a value of the variable stands for in the running context, or what is no request, or NULL; borrowed. A
- * stranded one is over where it was entered. Where that context was copied to, a task or thread goes on in its name. */
-static PyObject *hq_owner(PyObject *value, const PyThreadState *thread)
+uint32_t hq_current(void)
 {
-    if (value != NULL && hq_is_request(value)) {
-        hq_request *request = (hq_request *)value;
-        return request->stranded && request->home == thread->context ? request->outer : value;
-    }
-    return value;
-}
-
-uint32_t hq_current(PyThreadState *thread)
-{
-    if (hq_muted) {
-        return HM_NO_SLOT;
-    }
-    if (thread->id == hq_seen.thread && thread->context_ver == hq_seen.version) {
-        return hq_seen.slot;
-    }
-    PyObject *value = hq_owner(hq_value(), thread);
-    hq_seen.thread = thread->id;
-    hq_seen.version = thread->context_ver;
-    hq_seen.slot = value != NULL && hq_is_request(value) ? ((hq_request *)value)->slot : HM_NO_SLOT;
-    return hq_seen.slot;
+    PyObject *value = hq_muted ? NULL : hq_value();
+    return value != NULL && hq_is_request(value) ? ((hq_request *)value)->slot : HM_NO_SLOT;
 }
 
 /* ---- entering and leaving -------------------------------------------------------------------------------------------
@@ -82,9 +58,8 @@ uint32_t hq_current(PyThreadState *thread)
  * the variable's cache first and then allocates, which calls our hook, which looks the variable up and so fills the cache
  * again, with a borrowed reference to the very value that is about to go.
  *
- * Requests end in any order: a server may hold one response while it serves the next in the same thread, and close it in
- * another. The one that ends under another, or in another context, is stranded: the one entered over it goes back past
- * it, and so do those to come. Of the requests of one context no stranded one is anybody's `outer`.
+ * Requests of one context end in the order of a stack, as calls do. Should one end under another all the same, the other
+ * does not go back to it: what came later in that context would be charged to it for good.
  */
 
 static int hq_set(PyObject *value)
@@ -92,79 +67,14 @@ static int hq_set(PyObject *value)
     hq_muted++;
     PyObject *token = PyContextVar_Set(hq_variable, value);
     hq_muted--;
-    hq_seen.thread = UINT64_MAX;
     Py_XDECREF(token);
     return token == NULL ? -1 : 0;
 }
 
-/* Takes the reference. */
-static void hq_set_outer(hq_request *request, PyObject *outer)
-{
-    PyObject *before = request->outer;
-    if (before != NULL && hq_is_request(before) && ((hq_request *)before)->inner == request) {
-        ((hq_request *)before)->inner = NULL;
-    }
-    request->outer = outer;
-    if (outer != NULL && hq_is_request(outer) && ((hq_request *)outer)->home == request->home) {
-        ((hq_request *)outer)->inner = request;
-    }
-    Py_XDECREF(before);
-}
-
-static void hq_strand(hq_request *request)
-{
-    request->stranded = 1;
-    hq_seen.thread = UINT64_MAX;
-    if (request->inner != NULL) {
-        /* Held by it alone, or requests that overlap without end would hold on to all before them. */
-        PyObject *outer = Py_XNewRef(request->outer);
-        hq_request *inner = request->inner;
-        hq_set_outer(request, NULL);
-        hq_set_outer(inner, outer);
-    }
-}
-
-static int hq_enter(hq_request *request)
-{
-    PyThreadState *thread = hm_thread();
-    PyObject *outer = Py_XNewRef(hq_owner(hq_value(), thread));
-    if (hq_set((PyObject *)request) < 0) {
-        Py_XDECREF(outer);
-        return -1;
-    }
-    request->home = thread->context; /* now there is one */
-    request->entered = 1;
-    hq_set_outer(request, outer);
-    return 0;
-}
-
-int hq_leave(PyObject *self)
-{
-    hq_request *request = (hq_request *)self;
-    PyThreadState *thread = hm_thread();
-    if (!request->entered || request->left) {
-        return 0;
-    }
-    request->left = 1;
-    if (request->home != thread->context || hq_owner(hq_value(), thread) != self) {
-        hq_strand(request);
-        return 0;
-    }
-    if (hq_set(request->outer == NULL ? Py_None : request->outer) < 0) {
-        hq_strand(request);
-        return -1;
-    }
-    hq_set_outer(request, NULL);
-    return 1;
-}
-
-int hq_visit(PyObject *request, PyObject **outer)
+/* Set the variable; `outer` is then what it was. */
+static int hq_enter(PyObject *request, PyObject **outer)
 {
     PyObject *value = hq_value();
-    *outer = NULL;
-    if (value == request) {
-        return 0;
-    }
     *outer = Py_NewRef(value == NULL ? Py_None : value);
     if (hq_set(request) < 0) {
         Py_CLEAR(*outer);
@@ -173,18 +83,62 @@ int hq_visit(PyObject *request, PyObject **outer)
     return 0;
 }
 
-void hq_return(PyObject *request, PyObject *outer)
+/* Set it back; takes the reference, and keeps the exception that may be on its way. 0 if the request is not the innermost
+ * one of the running context: that may be another than the one it was entered in. */
+static int hq_restore(PyObject *request, PyObject *outer)
 {
-    if (outer == NULL) {
-        return;
-    }
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    if (hq_value() == request && hq_set(outer) < 0) {
+    PyObject *type, *raised, *traceback;
+    int innermost = hq_value() == request;
+    PyErr_Fetch(&type, &raised, &traceback);
+    if (innermost && hq_set(outer) < 0) {
         PyErr_WriteUnraisable(request); /* no memory: the context keeps the request's name */
     }
-    PyErr_Restore(type, value, traceback);
+    PyErr_Restore(type, raised, traceback);
     Py_DECREF(outer);
+    return innermost;
+}
+
+static int hq_has_left(PyObject *value)
+{
+    return hq_is_request(value) && ((hq_request *)value)->left;
+}
+
+int hq_leave(PyObject *self)
+{
+    hq_request *request = (hq_request *)self;
+    PyObject *outer = request->outer;
+    if (outer == NULL) {
+        return 0;
+    }
+    request->outer = NULL;
+    request->left = 1;
+    if (hq_has_left(outer) && !request->outer_left) {
+        Py_SETREF(outer, Py_NewRef(Py_None));
+    }
+    return hq_restore(self, outer);
+}
+
+static int hq_begin_in(hq_request *request)
+{
+    if (hq_enter((PyObject *)request, &request->outer) < 0) {
+        return -1;
+    }
+    request->left = 0;
+    request->outer_left = (uint8_t)hq_has_left(request->outer);
+    return 0;
+}
+
+int hq_visit(PyObject *request, PyObject **outer)
+{
+    *outer = NULL;
+    return hq_value() == request ? 0 : hq_enter(request, outer);
+}
+
+void hq_return(PyObject *request, PyObject *outer)
+{
+    if (outer != NULL) {
+        hq_restore(request, outer);
+    }
 }
 
 /* ---- Request ------------------------------------------------------------------------------------------------------- */
@@ -207,6 +161,9 @@ static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (hm_became_exact()) {
         hs_drain();
     }
+    else if (hm_exact) {
+        hs_drain_tables();
+    }
     return (PyObject *)self;
 }
 
@@ -217,16 +174,7 @@ static void request_dealloc(PyObject *self)
     if (request->slot != HM_NO_SLOT) {
         hm_close(request->slot);
     }
-    /* One by one: a chain of many would be too deep for the C stack. */
-    PyObject *outer = Py_XNewRef(request->outer);
-    hq_set_outer(request, NULL);
-    while (outer != NULL && Py_REFCNT(outer) == 1 && hq_is_request(outer)) {
-        PyObject *next = Py_XNewRef(((hq_request *)outer)->outer);
-        hq_set_outer((hq_request *)outer, NULL);
-        Py_DECREF(outer);
-        outer = next;
-    }
-    Py_XDECREF(outer);
+    Py_XDECREF(request->outer);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -238,7 +186,7 @@ PyObject *hq_begin(void)
         return NULL;
     }
     PyObject *request = request_new(hq_type, nothing, NULL);
-    if (request != NULL && hq_enter((hq_request *)request) < 0) {
+    if (request != NULL && hq_begin_in((hq_request *)request) < 0) {
         Py_CLEAR(request);
     }
     return request;
@@ -246,11 +194,11 @@ PyObject *hq_begin(void)
 
 static PyObject *request_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (((hq_request *)self)->entered) {
-        PyErr_SetString(PyExc_RuntimeError, "the request was entered before");
+    if (((hq_request *)self)->outer != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the request is entered already");
         return NULL;
     }
-    if (hq_enter((hq_request *)self) < 0) {
+    if (hq_begin_in((hq_request *)self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -258,8 +206,7 @@ static PyObject *request_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *request_leave(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    int left = hq_leave(self);
-    return left < 0 ? NULL : PyBool_FromLong(left);
+    return PyBool_FromLong(hq_leave(self));
 }
 
 static PyObject *request_finish(PyObject *self, PyObject *number)
@@ -278,7 +225,8 @@ static PyObject *request_finish(PyObject *self, PyObject *number)
 
 static PyObject *request_end(PyObject *self, PyObject *number)
 {
-    return hq_leave(self) < 0 ? NULL : request_finish(self, number);
+    hq_leave(self);
+    return request_finish(self, number);
 }
 
 static PyMethodDef request_methods[] = {

@@ -1,7 +1,8 @@
 /* To which request the running code belongs.
  *
- * A context variable says it: tasks, thread pools and greenlets inherit it. Its value is a Request, which owns a slot of
- * the tracker for as long as any context refers to it.
+ * A context variable says it: what copies the context inherits it, asyncio's and anyio's tasks and threads above all, but
+ * not a bare thread, executor or new greenlet. Its value is a Request, which owns a slot of the tracker for as long as any
+ * context refers to it.
  */
 #ifndef HM_REQUEST_H
 #define HM_REQUEST_H
@@ -15,18 +16,18 @@
 int hq_prepare(PyObject *module);
 
 /* The slot of the request that the running code belongs to, or HM_NO_SLOT: an hm_current. */
-uint32_t hq_current(PyThreadState *thread);
+uint32_t hq_current(void);
 
 /* A new Request that is entered: what runs from here on in this context is its. NULL with an exception. */
 PyObject *hq_begin(void);
 
 int hq_is_request(PyObject *object);
 
-/* Leave what hq_begin entered. 1; 0 if it was not entered, or not in this context; -1 with an exception. */
+/* Leave what hq_begin entered. 0 if it was not entered, or not in this context. */
 int hq_leave(PyObject *request);
 
-/* Make sure that the running code belongs to the request, in whatever context it runs. `hq_return` wants what this gave:
- * NULL, as it does most of the time: the request is entered here. -1 with an exception. */
+/* Make sure that the running code belongs to the request, in whatever context it runs; `hq_return` wants what this gave.
+ * 0, or -1 with an exception. */
 int hq_visit(PyObject *request, PyObject **outer);
 
 /* Undo hq_visit; keeps the exception that may be on its way. */

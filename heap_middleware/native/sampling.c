@@ -54,12 +54,17 @@ static int64_t hm_next_gap(void)
     if (!hm_exact) {
         return HM_IDLE;
     }
-    if (hm.gap <= 1.0) {
+    if (hm.gap <= 1.0 || !hm_alone()) {
         return 1;
     }
     double uniform = ((double)(hm_random() >> 11) + 0.5) / 9007199254740992.0;
     double gap = ceil(log(uniform) / log1p(-1.0 / hm.gap));
     return gap < 1.0 ? 1 : gap > 1e15 ? (int64_t)1e15 : (int64_t)gap;
+}
+
+int hm_by_chance(void)
+{
+    return (double)(hm_random() >> 11) / 9007199254740992.0 * hm.gap < 1.0;
 }
 
 void hm_draw_gap(void)

@@ -43,6 +43,9 @@ void hm_halve_sampling(void);
 /* One allocation in so many is recorded. */
 extern uint64_t hm_interval;
 
+/* Whether this allocation is recorded, where hm_countdown does not say it: beside other interpreters. */
+int hm_by_chance(void);
+
 /* Draw the number of allocations until the next one that is looked at, if any is. */
 void hm_draw_gap(void);
 

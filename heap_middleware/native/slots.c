@@ -49,7 +49,7 @@ static void hm_settle(hm_slot *slot)
 void hm_release_if_done(uint32_t at)
 {
     hm_slot *slot = &hm_all.slots[at];
-    if (slot->open || slot->records > 0) {
+    if (!slot->used || slot->open || slot->records > 0) {
         return;
     }
     hm_add_allocated(slot);

@@ -4,9 +4,11 @@
  * - The deallocators of dict, list and tuple are wrapped. CPython keeps a dead object only if its type is exactly the
  *   built-in one, so an object whose block shall go back to the allocator dies as an instance of a copy of that type.
  * - A small table of a dict is kept by its size: one that shall not be kept says it is larger, as its dict dies. What is
- *   in it is found by another field. (A table that its dict outgrows is kept all the same; the next dict takes it.)
+ *   in it is found by another field. A table that its dict outgrows is kept all the same, and the next dict takes it.
  * - CPython guards its deallocators against deep nests by comparing the type's deallocator with their own. Where ours
  *   stands in the type, it does that guarding, from the depth on where it matters.
+ *   It is looked for when the next request begins, so that it takes no record into another.
+ * - Contexts are kept, too, whatever their type says. The record of a dead one goes at once; one made again of it has none.
  * - Floats stay as they are: the interpreter keeps some past any deallocator. The tracker does not record them.
  *
  * CPython's internals used here, checked with the sources of 3.11 to 3.13: those above, and hc_keys in layout.h.
@@ -17,6 +19,7 @@
 
 #include "stores.h"
 
+#include "hooks.h"
 #include "records.h"
 #include "sampling.h"
 
@@ -121,6 +124,17 @@ static void hs_dealloc_tuple(PyObject *object)
     hs_pass_on(&hs_tuple, object, hs_dealloc_tuple);
 }
 
+static destructor hs_context_original;
+
+static void hs_dealloc_context(PyObject *object)
+{
+    const void *block = (char *)object - 2 * sizeof(void *);
+    if (hm_may_be_recorded(block)) {
+        hm_freed((void *)block);
+    }
+    hs_context_original(object);
+}
+
 static void hs_wrap(hs_kind *kind, destructor wrapper)
 {
     if (kind->type->tp_dealloc != wrapper) {
@@ -145,6 +159,10 @@ int hs_install(void)
     hs_wrap(&hs_dict, hs_dealloc_dict);
     hs_wrap(&hs_list, hs_dealloc_list);
     hs_wrap(&hs_tuple, hs_dealloc_tuple);
+    if (PyContext_Type.tp_dealloc != hs_dealloc_context) {
+        hs_context_original = PyContext_Type.tp_dealloc;
+        PyContext_Type.tp_dealloc = hs_dealloc_context;
+    }
     return 0;
 }
 
@@ -153,6 +171,9 @@ void hs_uninstall(void)
     hs_unwrap(&hs_dict, hs_dealloc_dict);
     hs_unwrap(&hs_list, hs_dealloc_list);
     hs_unwrap(&hs_tuple, hs_dealloc_tuple);
+    if (PyContext_Type.tp_dealloc == hs_dealloc_context) {
+        PyContext_Type.tp_dealloc = hs_context_original;
+    }
 }
 
 /* What the lists hold: a new object of each kind comes from there, unless it needs a block. */
@@ -187,6 +208,19 @@ static void hs_drain_one(int what)
     }
 }
 
+void hs_drain_tables(void)
+{
+    if (!hm_alone()) { /* others' allocations would be taken for ours */
+        return;
+    }
+    int enabled = PyGC_Disable();
+    hs_drain_one(HS_TABLE);
+    hm_draw();
+    if (enabled) {
+        PyGC_Enable();
+    }
+}
+
 void hs_drain(void)
 {
     uint64_t began = hm_now();
@@ -209,6 +243,10 @@ int hs_install(void)
 }
 
 void hs_uninstall(void)
+{
+}
+
+void hs_drain_tables(void)
 {
 }
 

@@ -15,4 +15,7 @@ void hs_uninstall(void);
 /* Give back what the free lists hold. Makes and drops objects; no other code can run meanwhile. */
 void hs_drain(void);
 
+/* The same for tables of dicts alone, at each request while the tracker is exact. */
+void hs_drain_tables(void);
+
 #endif

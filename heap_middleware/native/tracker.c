@@ -79,11 +79,14 @@ void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size)
     if (turn) {
         hm_draw();
     }
+    if (turn && !hm_alone() && !hm_by_chance()) {
+        return; /* others run our countdown down as well */
+    }
     if (hm_ask == NULL || (size == HM_FLOAT && domain == PYMEM_DOMAIN_OBJ)) {
         return;
     }
     uint64_t began = hm_began();
-    uint32_t at = hm_ask(thread);
+    uint32_t at = hm_ask();
     if (at != HM_NO_SLOT) {
         hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval);
     }

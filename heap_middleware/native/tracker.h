@@ -32,8 +32,7 @@ typedef struct {
 /* Says to which request the running code belongs: a slot, or HM_NO_SLOT. Called from inside an allocation: it must not
  * allocate, raise, or run Python code. */
 #define HM_NO_SLOT UINT32_MAX
-typedef struct _ts hm_thread_state; /* PyThreadState */
-typedef uint32_t (*hm_current)(hm_thread_state *thread);
+typedef uint32_t (*hm_current)(void);
 
 /* Start recording: at most `max_records` live records, one allocation in `interval` (0: as many as `budget`, a share of
  * one core, pays for). Returns -1 if there is no memory for the tables. */

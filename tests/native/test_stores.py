@@ -1,5 +1,6 @@
 """Dead dicts, lists and tuples that CPython would keep: records name who keeps the object, not who had the block."""
 
+import contextvars
 import gc
 import subprocess
 import sys
@@ -126,3 +127,31 @@ def test_threads_that_start_and_stop_beside_it(tracker):
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+@pytest.mark.parametrize("keys", [6, 10, 100])
+def test_a_table_that_was_outgrown_takes_no_record_along(tracker, serving, retained, keys):
+    """A route that fills dicts and drops them is not charged for the small dicts that another route keeps."""
+    names = [f"key {number}" for number in range(keys)]
+    kept = [None] * 1000
+    for at in range(1000):
+        with serving(1):
+            dropped = {}
+            for name in names:
+                dropped[name] = None
+            del dropped
+        with serving(2):
+            kept[at] = {"a": at}
+    assert retained(1)[0] <= 20
+    assert 2000 <= retained(2)[0] <= 2020
+
+
+def test_contexts_take_no_record_along(serving, retained):
+    """A route that copies contexts and drops them is not charged for those that another route keeps."""
+    kept = [None] * 1000
+    for at in range(1000):
+        with serving(1):
+            contextvars.copy_context()
+        with serving(2):
+            kept[at] = contextvars.copy_context()
+    assert retained(1)[0] <= 20

@@ -469,7 +469,7 @@ def test_misuse_is_refused(tracker):
         tracker.Request(1)
     request = tracker.Request()
     request.enter()
-    with pytest.raises(RuntimeError, match="entered before"):
+    with pytest.raises(RuntimeError, match="entered already"):
         request.enter()
     assert request.leave() is True
     assert request.leave() is False
