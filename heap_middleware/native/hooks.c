@@ -61,31 +61,27 @@ NOINLINE static void hm_free_seen(const hm_chain *chain, void *block)
     chain->next.free(chain->next.ctx, block);
 }
 
-static void *hm_malloc(void *context, size_t size)
+static inline void *hm_malloc(const hm_chain *chain, size_t size)
 {
-    const hm_chain *chain = context;
     return LIKELY(hm_pass(size)) ? chain->next.malloc(chain->next.ctx, size) : hm_malloc_seen(chain, size);
 }
 
-static void *hm_calloc(void *context, size_t count, size_t size)
+static inline void *hm_calloc(const hm_chain *chain, size_t count, size_t size)
 {
-    const hm_chain *chain = context;
     size_t all = size == 0 || count <= SIZE_MAX / size ? count * size : SIZE_MAX;
     return LIKELY(hm_pass(all)) ? chain->next.calloc(chain->next.ctx, count, size)
                                 : hm_calloc_seen(chain, count, size, all);
 }
 
-static void *hm_realloc(void *context, void *block, size_t size)
+static inline void *hm_realloc(const hm_chain *chain, void *block, size_t size)
 {
-    const hm_chain *chain = context;
     int pass = hm_pass(size);
     return LIKELY(pass && hm_unknown(block)) ? chain->next.realloc(chain->next.ctx, block, size)
                                              : hm_realloc_seen(chain, block, size, pass);
 }
 
-static void hm_free(void *context, void *block)
+static inline void hm_free(const hm_chain *chain, void *block)
 {
-    const hm_chain *chain = context;
     if (UNLIKELY(!hm_unknown(block))) {
         hm_free_seen(chain, block);
         return;
@@ -93,19 +89,52 @@ static void hm_free(void *context, void *block)
     chain->next.free(chain->next.ctx, block);
 }
 
-static void hm_install(hm_chain *chain)
+/* A set of hooks for each domain, which do without their context: they may be put in while another interpreter allocates,
+ * and that one may see our function with the context of the one before. */
+#define HM_HOOKS(domain, at)                                                                                           \
+    static void *hm_malloc_##domain(void *Py_UNUSED(context), size_t size)                                             \
+    {                                                                                                                  \
+        return hm_malloc(&hm_chains[at], size);                                                                        \
+    }                                                                                                                  \
+    static void *hm_calloc_##domain(void *Py_UNUSED(context), size_t count, size_t size)                               \
+    {                                                                                                                  \
+        return hm_calloc(&hm_chains[at], count, size);                                                                 \
+    }                                                                                                                  \
+    static void *hm_realloc_##domain(void *Py_UNUSED(context), void *block, size_t size)                               \
+    {                                                                                                                  \
+        return hm_realloc(&hm_chains[at], block, size);                                                                \
+    }                                                                                                                  \
+    static void hm_free_##domain(void *Py_UNUSED(context), void *block)                                                \
+    {                                                                                                                  \
+        hm_free(&hm_chains[at], block);                                                                                \
+    }
+
+HM_HOOKS(obj, 0)
+HM_HOOKS(mem, 1)
+
+static const PyMemAllocatorEx hm_hooks[2] = {
+    {&hm_chains[0], hm_malloc_obj, hm_calloc_obj, hm_realloc_obj, hm_free_obj},
+    {&hm_chains[1], hm_malloc_mem, hm_calloc_mem, hm_realloc_mem, hm_free_mem},
+};
+
+static void hm_install(int at)
 {
-    PyMemAllocatorEx ours = {chain, hm_malloc, hm_calloc, hm_realloc, hm_free};
-    PyMem_GetAllocator(chain->domain, &chain->next);
+    hm_chain *chain = &hm_chains[at];
+    PyMemAllocatorEx ours = hm_hooks[at], next;
+    PyMem_GetAllocator(chain->domain, &next);
+    if (next.malloc != ours.malloc) {
+        chain->next = next;
+    }
     PyMem_SetAllocator(chain->domain, &ours);
     chain->installed = 1;
 }
 
-static void hm_uninstall(hm_chain *chain)
+static void hm_uninstall(int at)
 {
+    hm_chain *chain = &hm_chains[at];
     PyMemAllocatorEx top;
     PyMem_GetAllocator(chain->domain, &top);
-    if (chain->installed && top.malloc == hm_malloc && top.ctx == chain) {
+    if (chain->installed && top.malloc == hm_hooks[at].malloc) {
         PyMem_SetAllocator(chain->domain, &chain->next);
         chain->installed = 0;
     }
@@ -131,7 +160,7 @@ void hm_install_hooks(void)
 {
     for (int at = 0; at < 2; at++) {
         if (!hm_chains[at].installed || !hm_reached(hm_chains[at].domain)) {
-            hm_install(&hm_chains[at]);
+            hm_install(at);
         }
     }
 }
@@ -139,6 +168,6 @@ void hm_install_hooks(void)
 void hm_remove_hooks(void)
 {
     for (int at = 0; at < 2; at++) {
-        hm_uninstall(&hm_chains[at]);
+        hm_uninstall(at);
     }
 }

@@ -79,7 +79,7 @@ void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size)
     if (turn) {
         hm_draw();
     }
-    if (turn && !hm_alone() && !hm_by_chance()) {
+    if (turn && size < HM_LARGE && !hm_alone() && !hm_by_chance()) {
         return; /* others run our countdown down as well */
     }
     if (hm_ask == NULL || (size == HM_FLOAT && domain == PYMEM_DOMAIN_OBJ)) {

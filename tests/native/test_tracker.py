@@ -461,6 +461,46 @@ assert 500 <= retained() <= 505, retained()
     )
 
 
+def test_sampling_beside_a_subinterpreter():
+    """Estimates stay what they are while another interpreter allocates, and large blocks are all recorded."""
+    run(
+        """
+import threading
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+from heap_middleware import _native as tracker
+
+def other():
+    number = interpreters.create()
+    interpreters.run_string(number, "import time; end = time.monotonic() + 3\\n"
+                                    "while time.monotonic() < end: [str(n) for n in range(300)]")
+    interpreters.destroy(number)
+
+def allocated(interval, requests):
+    tracker.start(262_144, interval, 0.01)
+    for _ in range(requests):
+        request = tracker.begin(); [bytes(50) for _ in range(50)]; request.end(1)
+    found = tracker.snapshot()[1][4] / requests
+    tracker.stop()
+    return found
+
+exact = allocated(1, 1_000)
+thread = threading.Thread(target=other); thread.start()
+estimate = allocated(16, 40_000)
+tracker.start(262_144, 16, 0.01)
+request = tracker.begin(); kept = [bytes(10_000) for _ in range(200)]; request.end(2)
+large = tracker.snapshot()[2]
+thread.join()
+assert 0.92 < estimate / exact < 1.08, (estimate, exact)
+assert large[2] >= 200 * 10_000, large
+""",
+        "-W",
+        "ignore",
+    )
+
+
 def test_misuse_is_refused(tracker):
     """Wrong arguments are errors that say what is allowed."""
     with pytest.raises(ValueError, match="16 to 2"):
