@@ -4,10 +4,10 @@
  * - The deallocators of dict, list and tuple are wrapped. CPython keeps a dead object only if its type is exactly the
  *   built-in one, so an object whose block shall go back to the allocator dies as an instance of a copy of that type.
  * - A small table of a dict is kept by its size: one that shall not be kept says it is larger, as its dict dies. What is
- *   in it is found by another field. A table that its dict outgrows is kept all the same, and the next dict takes it.
+ *   in it is found by another field. A table that its dict outgrows is kept all the same, and the next dict takes it:
+ *   while the tracker is exact, these are given back when a request begins, so that none takes its record into another.
  * - CPython guards its deallocators against deep nests by comparing the type's deallocator with their own. Where ours
  *   stands in the type, it does that guarding, from the depth on where it matters.
- *   It is looked for when the next request begins, so that it takes no record into another.
  * - Contexts are kept, too, whatever their type says. The record of a dead one goes at once; one made again of it has none.
  * - Floats stay as they are: the interpreter keeps some past any deallocator. The tracker does not record them.
  *

@@ -1,6 +1,7 @@
 /* CPython's free lists, kept out of the way of the records.
  *
- * CPython keeps dead dicts, lists, tuples and small dict tables and makes new ones of them, and no allocator hears of it.
+ * CPython keeps dead dicts, lists, tuples, contexts and small dict tables and makes new ones of them, and no allocator
+ * hears of it.
  * A record would outlive its object and name the request that once allocated the block, not the one that keeps it: of
  * two routes in turn, one that keeps a dict a request and one that keeps nothing, the second was charged 1.0 a request.
  */
