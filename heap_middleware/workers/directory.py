@@ -1,0 +1,238 @@
+"""The directory that the workers of one service share.
+
+    owner                   the service it belongs to
+    lock                    held while a service takes the directory, and while the dead are folded
+    <group>.archive         what workers counted that are gone, and who they were
+    <group>-<tag>.worker    what a worker says of itself
+    <group>-<tag>.bell      a pipe through which it is asked for news (bell.py)
+
+A tag is a process (processes.py); a group is a monitor, for a process may have several.
+
+The rules of this file:
+- Files are replaced whole, and are readable by their owner only. A worker's file is written by nobody else.
+- The dead are folded into the archive under the lock: first the archive is replaced, which names them, then their files
+  are removed. So who reads the files first, the archive after them, and leaves out the files of those that the archive
+  names, counts everybody once, without a lock and without making anybody wait.
+- One service owns the directory. While it lives, the others stay out; what it left when it is gone is swept away.
+- What is wrong with a file costs that file and no more.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from heap_middleware.workers.files import UnusableFile, locked, read_whole, remove, write_whole
+from heap_middleware.workers.processes import Process, running
+from heap_middleware.workers.snapshot import Counters, DamagedSnapshot, Snapshot, decode, encode
+
+__all__ = ["ForeignService", "Gathered", "WorkersDirectory"]
+
+_OURS: Final = re.compile(r"(?P<group>[0-9a-f]{8})(-(?P<tag>(?P<pid>\d{1,10})-[0-9a-f]{8}))?\.(?P<kind>[a-z]+)")
+_TAKE_WAIT: Final = 2.0
+_NAMES_KEPT: Final = 256
+"""Names of the folded that the archive keeps. It must name somebody as long as a reader may be at work who saw his
+file: that is a fraction of a second, and this is hundreds of deaths."""
+
+
+class ForeignService(Exception):
+    """Another service uses the directory, and lives; the message says which."""
+
+
+class _Name(NamedTuple):
+    """What the name of a file in the directory says."""
+
+    path: Path
+    group: str
+    tag: str | None
+    pid: int
+    kind: str
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What the workers of a service know: counters of living and dead ones together, and what each living one said."""
+
+    counters: Counters = field(default_factory=Counters)
+    workers: list[Snapshot] = field(default_factory=list)
+
+
+class WorkersDirectory:
+    """The directory as one worker sees it. `reject` hears once of each file that is no good, with the reason.
+
+    Its methods raise OSError when the directory cannot be used, and `ForeignService`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        group: str,
+        service: Process,
+        process: Process,
+        reject: Callable[[Path, str], None],
+        *,
+        patience: float = 60.0,
+        running: Callable[[int], Process | None] = running,
+    ) -> None:
+        self._path = Path(path)
+        self._group = group
+        self._service = service
+        self._process = process
+        self._reject = reject
+        self._patience = patience
+        """Seconds after which another host's service that writes nothing any longer is taken to be gone."""
+        self._running = running
+        self._rejected: dict[Path, tuple[int, int, int]] = {}
+
+    def file(self, kind: str, tag: str | None = None) -> Path:
+        """The file of that kind of a worker, by default of this one."""
+        return self._path / f"{self._group}-{tag or self._process.tag}.{kind}"
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Write what this worker says of itself."""
+        self._take()
+        write_whole(self.file("worker"), encode(snapshot), self.file("new"))
+
+    def others(self) -> dict[str, float]:
+        """The other workers' tags, and when each wrote its file, in seconds since the epoch."""
+        return {
+            name.tag: written
+            for name in self._names("worker")
+            if name.group == self._group and name.tag and name.tag != self._process.tag and self._runs(name)
+            if (written := self.written(name.tag)) is not None
+        }
+
+    def written(self, tag: str) -> float | None:
+        """When a worker wrote its file; None if it is gone."""
+        try:
+            return self.file("worker", tag).stat().st_mtime
+        except OSError:
+            return None
+
+    def gather(self) -> Gathered:
+        """Read what everybody said."""
+        self._take()
+        said = [
+            (name.tag, snapshot)
+            for name in self._names("worker")
+            if name.group == self._group and (snapshot := self._read(name.path, name.tag)) is not None
+        ]
+        archive = self._read(self._archive(self._group))
+        found = Gathered() if archive is None else Gathered(archive.counters)
+        said.reverse()
+        while said:
+            tag, snapshot = said.pop()
+            if archive is None or tag not in archive.folded:
+                alive = self._running(snapshot.process.pid) == snapshot.process
+                found.counters.add(snapshot.counters, alive=alive)
+                if alive:  # its counters are in the sum; to keep them would take as much again as the page
+                    found.workers.append(replace(snapshot, counters=Counters()))
+        return found
+
+    def fold(self) -> None:
+        """Take those who are gone into the archive, and sweep away what else they left."""
+        if all(self._runs(name) for name in self._names()):
+            return
+        with locked(self._path / "lock") as held:
+            if not held:  # somebody else is at it
+                return
+            gone = [name for name in self._names() if not self._runs(name)]
+            for group in {name.group for name in gone if name.kind == "worker"}:
+                self._fold(group, [name for name in gone if name.group == group and name.kind == "worker"])
+            for name in gone:
+                remove(name.path)
+
+    def _fold(self, group: str, gone: list[_Name]) -> None:
+        path = self._archive(group)
+        archive = self._read(path)
+        counters, folded = (Counters(), ()) if archive is None else (archive.counters, archive.folded)
+        for name in gone:
+            if name.tag in folded:  # whoever folded it was killed before its file was removed
+                folded = tuple(tag for tag in folded if tag != name.tag)
+            elif (snapshot := self._read(name.path, name.tag)) is not None:
+                counters.add(snapshot.counters, alive=False)
+            folded = (*folded, str(name.tag))
+        written = Snapshot(self._service, self._process, 0.0, counters, folded=folded[-_NAMES_KEPT:])
+        write_whole(path, encode(written), path.with_suffix(".fold"))
+
+    def _take(self) -> None:
+        """See to it that the directory is there and this service's."""
+        if self._owner() == self._service:
+            return
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(self._path / "lock", _TAKE_WAIT) as held:
+            if not held:
+                raise BlockingIOError(f"{self._path} has been locked by another process for {_TAKE_WAIT:g} s")
+            owner = self._owner()
+            if owner == self._service:
+                return
+            if owner is not None and self._lives(owner):
+                raise ForeignService(f"another service uses it: that of the process {owner.pid} on {owner.home}")
+            for name in self._names():
+                if not self._is_of_this_service(name):
+                    remove(name.path)
+            mine = Snapshot(self._service, self._process, 0.0, Counters())
+            write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
+
+    def _owner(self) -> Process | None:
+        found = self._read(self._path / "owner", any_service=True)
+        return None if found is None else found.service
+
+    def _is_of_this_service(self, name: _Name) -> bool:
+        if name.kind in ("worker", "archive"):
+            found = self._read(name.path, any_service=True)
+            return found is not None and found.service == self._service
+        return self._runs(name)
+
+    def _lives(self, service: Process) -> bool:
+        if self._service.replaces(service):
+            return False
+        if service.home == self._service.home:
+            return service.started != "" and self._running(service.pid) == service
+        written = [name.path.stat().st_mtime for name in self._names("worker")]
+        return time.time() - max(written, default=0.0) < self._patience
+
+    def _read(self, path: Path, tag: str | None = None, *, any_service: bool = False) -> Snapshot | None:
+        try:
+            data = read_whole(path)
+            if data is None:
+                return None
+            snapshot = decode(data)
+            if not any_service and snapshot.service != self._service:
+                raise UnusableFile(f"it is that of another service, of the process {snapshot.service.pid}")
+            if tag not in (None, snapshot.process.tag):
+                raise UnusableFile(f"it is that of another process, {snapshot.process.pid}")
+        except (UnusableFile, DamagedSnapshot, OSError) as error:
+            self._note(path, str(error))
+            return None
+        return snapshot
+
+    def _note(self, path: Path, reason: str) -> None:
+        try:
+            found = path.lstat()
+        except OSError:  # gone by now
+            return
+        identity = found.st_ino, found.st_mtime_ns, found.st_size
+        if self._rejected.get(path) != identity:
+            self._rejected = {known: seen for known, seen in self._rejected.items() if known.exists()}
+            self._rejected[path] = identity
+            self._reject(path, reason)
+
+    def _archive(self, group: str) -> Path:
+        return self._path / f"{group}.archive"
+
+    def _runs(self, name: _Name) -> bool:
+        """Whether the worker of a file runs; an archive is nobody's."""
+        if name.tag is None:
+            return True
+        found = self._running(name.pid)
+        return found is not None and found.tag == name.tag
+
+    def _names(self, kind: str | None = None) -> Iterator[_Name]:
+        for entry in sorted(os.listdir(self._path)):
+            parts = _OURS.fullmatch(entry)
+            if parts is not None and kind in (None, parts["kind"]):
+                yield _Name(self._path / entry, parts["group"], parts["tag"], int(parts["pid"] or 0), parts["kind"])

@@ -1,0 +1,319 @@
+"""What can be wrong with the directory and with the files in it; what is sound is used all the same."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.workers import directory as module
+from heap_middleware.workers.directory import ForeignService, WorkersDirectory
+from heap_middleware.workers.processes import Process, running
+from heap_middleware.workers.snapshot import Counters, Snapshot
+
+MASTER = Process(1, "noon", "space here")
+GROUP = "0123abcd"
+ROUTE = Endpoint("GET", "/")
+
+
+class Host:
+    """Processes that run, and the directory as each of them sees it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.running = {1: MASTER}
+        self.rejected = []
+
+    def worker(self, pid, service=MASTER, started="later", **options):
+        process = self.running[pid] = Process(pid, started, service.home)
+        return WorkersDirectory(
+            self.path,
+            GROUP,
+            service,
+            process,
+            lambda path, why: self.rejected.append((path.name.partition("-")[2], why)),
+            running=self.running.get,
+            **options,
+        )
+
+    def publish(self, pid, requests=1, **options):
+        directory = self.worker(pid, **options)
+        counters = Counters.of({ROUTE: EndpointTotals(requests)}, {})
+        service = options.get("service", MASTER)
+        directory.publish(Snapshot(service, self.running[pid], 0.0, counters))
+        return directory
+
+    def requests(self, directory):
+        found = directory.gather().counters.endpoints()
+        return found[ROUTE].requests if found else 0
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path / "made" / "on the way")
+
+
+def damage(path, content):
+    path.write_bytes(content)
+
+
+def sparse(path):
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(65 << 20)
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def of_somebody_else(path):
+    os.chown(path, 12345, 12345)
+
+
+def copy_of_the_third(path):
+    (third,) = path.parent.glob(f"{GROUP}-3-*.worker")
+    path.write_bytes(third.read_bytes())
+
+
+HARM = {
+    "empty": lambda path: damage(path, b""),
+    "cut": lambda path: damage(path, path.read_bytes()[:-5]),
+    "noise": lambda path: damage(path, b"\xff" * 1000),
+    "huge": sparse,
+    "pipe": pipe,
+    "link": link,
+    "folder": folder,
+    "of another process": copy_of_the_third,
+    "of another user": of_somebody_else,
+}
+
+
+def file_of(host, pid, kind="worker"):
+    (path,) = host.path.glob(f"{GROUP}-{pid}-*.{kind}")
+    return path
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_file_that_is_no_good_costs_only_itself(host, harm):
+    """One worker's file is spoiled: the others are shown, and it is reported once."""
+    if harm == "of another user" and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    mine = host.publish(4, 100)
+    host.publish(2, 10)
+    host.publish(3, 1)
+    spoiled = file_of(host, 2)
+    HARM[harm](spoiled)
+    for _ in range(3):
+        assert host.requests(mine) == 101
+    assert [name for name, _ in host.rejected] == [spoiled.name.partition("-")[2]]
+
+
+def test_a_spoiled_file_is_good_again_once_it_is_written_anew(host):
+    """The worker itself writes its file again, and counts again."""
+    mine = host.publish(4, 100)
+    spoiled = host.publish(2, 10)
+    damage(file_of(host, 2), b"")
+    assert host.requests(mine) == 100
+    host.publish(2, 11)
+    assert host.requests(mine) == 111
+    damage(file_of(host, 2), b"!")
+    assert host.requests(mine) == 100
+    assert len(host.rejected) == 2
+    assert spoiled.file("worker") == file_of(host, 2)
+
+
+def test_spoiled_files_of_the_dead_are_swept_away(host):
+    """So are their pipes, and what they were writing when they died."""
+    mine = host.publish(4, 100)
+    dead = host.publish(2, 10)
+    damage(file_of(host, 2), b"")
+    os.mkfifo(dead.file("bell"))
+    dead.file("new").write_bytes(b"half a fi")
+    (host.path / "a file of somebody's").touch()
+    del host.running[2]
+    mine.fold()
+    assert host.requests(mine) == 100
+    assert sorted(path.suffix for path in host.path.iterdir()) == ["", "", "", ".archive", ".worker"]
+    assert len(host.rejected) == 1
+
+
+def test_a_spoiled_archive_costs_the_dead(host):
+    """What the dead counted is lost with the archive, the living are shown, and the next dead are archived again."""
+    mine = host.publish(4, 100)
+    host.publish(2, 10)
+    del host.running[2]
+    mine.fold()
+    assert host.requests(mine) == 110
+    damage(host.path / f"{GROUP}.archive", b"nonsense")
+    assert host.requests(mine) == 100
+    host.publish(3, 1)
+    del host.running[3]
+    mine.fold()
+    assert host.requests(mine) == 101
+    assert len(host.rejected) == 1
+
+
+def test_files_are_for_their_owner_only(host):
+    """Nobody else can read what is in the directory."""
+    mine = host.publish(2)
+    host.publish(3)
+    del host.running[3]
+    mine.fold()
+    assert {oct(path.stat().st_mode & 0o777) for path in host.path.iterdir()} == {"0o600"}
+    assert host.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_full_disk_costs_what_is_new(host):
+    """What could not be written is missing, what was there stays, the dead are shown though they cannot be archived."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError):
+            host.publish(2, 20)
+        del host.running[3]
+        with pytest.raises(OSError):
+            mine.fold()
+        assert host.requests(mine) == 11
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(host.path.glob("*.new")) == list(host.path.glob("*.fold")) == []
+    mine.fold()
+    assert host.requests(host.publish(2, 20)) == 21
+
+
+def test_a_directory_that_vanishes_is_made_again(host):
+    """Whoever writes next makes it; nobody fails."""
+    mine = host.publish(2, 10)
+    for path in host.path.iterdir():
+        path.unlink()
+    host.path.rmdir()
+    with pytest.raises(FileNotFoundError):
+        mine.others()
+    assert host.requests(mine) == 0
+    assert host.requests(host.publish(3, 1)) == 1
+
+
+def test_a_lost_owner_file_costs_nothing(host):
+    """The files of a service stay its own."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    del host.running[3]
+    mine.fold()
+    (host.path / "owner").unlink()
+    assert host.requests(mine) == 11
+
+
+def test_another_service_stays_out(host):
+    """As long as the first lives, the second is told so; then it sweeps away what the first left."""
+    host.publish(2, 10)
+    other = host.running[5] = Process(5, "noon", MASTER.home)
+    for use in (lambda: host.publish(6, service=other), host.worker(6, service=other).gather):
+        with pytest.raises(ForeignService, match="the process 1 on space here"):
+            use()
+    assert file_of(host, 2)
+    del host.running[1]
+    assert host.requests(host.publish(6, 1, service=other)) == 1
+    assert list(host.path.glob(f"{GROUP}-2-*")) == []
+
+
+def test_what_an_old_worker_writes_late_is_not_counted(host):
+    """A worker of the service before, which looked whose the directory is just before that changed."""
+    old = host.publish(2, 10)
+    path = old.file("worker")
+    content = path.read_bytes()
+    del host.running[1]
+    other = host.running[5] = Process(5, "noon", MASTER.home)
+    mine = host.publish(6, 1, service=other)
+    path.write_bytes(content)
+    assert host.requests(mine) == 1
+    assert [why for _, why in host.rejected] == ["it is that of another service, of the process 1"]
+    with pytest.raises(ForeignService):
+        host.publish(2, 11)
+    del host.running[2]
+    mine.fold()
+    assert not path.exists()
+
+
+def test_a_container_that_was_started_anew_takes_over(host):
+    """Its processes have ids of another namespace, on the same host: the old ones are gone."""
+    host.publish(2, 10)
+    anew = Process(1, "noon", "another here")
+    host.running = {1: anew}
+    assert host.requests(host.publish(2, 1, service=anew)) == 1
+
+
+def test_a_service_on_another_host_is_given_time(host):
+    """Whether it lives cannot be seen: it does, as long as it writes."""
+    host.publish(2, 10)
+    far = Process(1, "noon", "space there")
+    host.running = {1: far}
+    with pytest.raises(ForeignService):
+        host.publish(2, 1, service=far)
+    os.utime(next(host.path.glob("*.worker")), (time.time() - 61, time.time() - 61))
+    assert host.requests(host.publish(2, 1, service=far)) == 1
+
+
+def test_a_lock_that_is_held_for_ever_stops_nobody(host, monkeypatch):
+    """A process that was stopped with the lock in hand: the others read and publish, and leave the dead to later."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(flush=True); input()"
+    command = [sys.executable, "-c", hold, host.path / "lock"]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        del host.running[3]
+        mine.fold()
+        assert len(list(host.path.glob("*.worker"))) == 2
+        assert host.requests(host.publish(2, 20)) == 21
+        monkeypatch.setattr(module, "_TAKE_WAIT", 0.1)
+        (host.path / "owner").unlink()
+        with pytest.raises(BlockingIOError, match="locked by another process"):
+            host.publish(2, 30)
+    finally:
+        holder.communicate(b"\n")
+    mine.fold()
+    assert len(list(host.path.glob("*.worker"))) == 1
+
+
+def test_a_path_that_is_none_is_an_error(tmp_path):
+    """A directory below a file cannot be made."""
+    (tmp_path / "file").touch()
+    host = Host(tmp_path / "file" / "directory")
+    with pytest.raises(OSError):
+        host.publish(2)
+
+
+def test_processes_are_told_apart():
+    """A process that ended does not run, whether or not its parent has noticed."""
+    child = subprocess.Popen(["sleep", "60"])
+    found = running(child.pid)
+    assert found == running(child.pid)
+    assert found != running(os.getpid())
+    child.kill()
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert running(child.pid) is None
+    child.wait()
+    assert running(child.pid) is None
