@@ -15,16 +15,22 @@ from typing import cast
 from heap_middleware import accelerator
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import let_go
-from heap_middleware.endpoints.recorder import Recorder
+from heap_middleware.endpoints.recorder import FirstRequest, Recorder, RequestRecorder
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
 from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable
-from heap_middleware.exposition.collector import HeapCollector, OwnFigures
+from heap_middleware.exposition.collector import HeapCollector
+from heap_middleware.exposition.families import OwnFigures
+from heap_middleware.exposition.joined import own_part
 from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
 from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus, CensusProcess
 from heap_middleware.heap.census import Census, CensusKind, TypeFilter, TypeRow, take_census
 from heap_middleware.heap.shared import SharedCensus
 from heap_middleware.settings import HeapSettings
+from heap_middleware.workers import publisher
+from heap_middleware.workers.directory import Gathered
+from heap_middleware.workers.pool import WorkerPool
+from heap_middleware.workers.snapshot import Counters
 
 __all__ = ["HeapMonitor"]
 
@@ -74,16 +80,20 @@ class HeapMonitor:
             return self._census.get()
 
     def endpoints(self) -> Mapping[Endpoint, EndpointTotals]:
-        """What is known of each (method, route) so far; empty without `attribution`."""
-        return {} if self.recorder is None else self.recorder.totals()
+        """What is known of each (method, route) so far; empty without `attribution`.
+
+        With `workers_dir`, of all workers together: what all counted, dead ones included, and what living ones retain.
+        """
+        return self._totals() if self._workers is None else self._gather().counters.endpoints()
 
     def retained_types(self, census: Census) -> Mapping[Endpoint, tuple[TypeRow, ...]]:
-        """What each endpoint's requests left alive when the census was taken, by type; with the accelerator only.
+        """What each endpoint's requests in this process left alive when the census was taken, by type.
 
-        `types_per_route` types are named, the rest is `__other__`, and memory that is no object is `(buffer)`.
+        Only the accelerator knows: `types_per_route` types are named, the rest is `__other__`, and memory that is no
+        object is `(buffer)`.
         """
         types = TypeFilter(self.settings.types_per_route)
-        numbered = self.recorder.numbered() if self.recorder is not None else {}
+        numbered = self._recorder.numbered() if self._recorder is not None else {}
         return {
             numbered[number]: (
                 *types.rows((row.module, row.objects, row.bytes) for row in rows if row.module != BUFFER),
@@ -93,28 +103,42 @@ class HeapMonitor:
             if number in numbered
         }
 
+    def retained_by_type(self) -> Mapping[Endpoint, Mapping[str, float]]:
+        """Objects that each endpoint's requests left alive, by type; with `workers_dir`, of all living workers.
+
+        Types beyond `types_per_route` of a worker are `__other__`.
+        """
+        joined = self.collector().joined()
+        if joined is not None:
+            return joined.retained_by_type()
+        types = self.retained_types(self.census())
+        return {endpoint: {row.module: row.objects for row in rows} for endpoint, rows in types.items()}
+
     def collector(self) -> HeapCollector:
         """A collector for a `prometheus_client` registry of yours."""
-        return HeapCollector(self)
+        return HeapCollector(self, None if self._workers is None else self._gather)
 
     def own_figures(self) -> OwnFigures:
         """What the middleware itself costs, and which backend runs."""
+        recorder = self._recorder
         return OwnFigures(
             version=_version(),
-            backend=self.recorder.name if self.recorder is not None else "none",
+            backend=recorder.name if recorder is not None else "none",
+            census=self._census_kind(),
             overhead={
-                "request": self.recorder.spent if self.recorder is not None else 0.0,
+                "request": recorder.spent if recorder is not None else 0.0,
                 "census": self._census.seconds,
                 "render": self._render_seconds,
             },
             faults=dict(self._faults),
-            tracker=self.recorder.tracked() if self.recorder is not None else None,
+            tracker=recorder.tracked() if recorder is not None else None,
+            rejected=self._workers.rejected if self._workers is not None else None,
         )
 
     def respond(self, request: PageRequest) -> PageResponse:
         """Answer a scrape. Never raises: a failing census is logged, counted, and answered with 503."""
         began = time.perf_counter()
-        censuses = self._census.seconds
+        elsewhere = self._seconds_elsewhere()
         try:
             with self._disturbing():
                 return self._page.respond(request)
@@ -122,7 +146,7 @@ class HeapMonitor:
             self.fault("scrape")
             return PageResponse(503, [("Content-Type", "text/plain; charset=utf-8")], _FAILED)
         finally:
-            spent = time.perf_counter() - began - (self._census.seconds - censuses)
+            spent = time.perf_counter() - began - (self._seconds_elsewhere() - elsewhere)
             self._render_seconds += max(0.0, spent)
 
     def fault(self, part: str) -> None:
@@ -134,17 +158,22 @@ class HeapMonitor:
     def _start(self) -> None:
         settings = self.settings
         self.ledger = Ledger(settings.max_routes, settings.exclude_routes)
-        self.recorder = self._make_recorder() if settings.enabled and settings.attribution else None
+        self._recorder = self._make_recorder() if settings.enabled and settings.attribution else None
         process = cast(CensusProcess, settings.census_process)
         self._accelerated = AcceleratedCensus(process) if accelerator.missing is None else None
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
+        self._workers = self._make_workers() if settings.enabled and settings.workers_dir is not None else None
+        self.recorder: RequestRecorder | None = (
+            self._recorder if self._workers is None else FirstRequest(self._recorder, self._first_request)
+        )
+        """What the adapters tell of each request."""
         self._page = MetricsPage(
             settings.metrics_path, self.collector(), settings.registry, fault=partial(self.fault, "registry")
         )
         self.paths = self._page.paths if settings.enabled else frozenset()
         """The paths whose requests `respond` answers instead of the application."""
         self._render_seconds = 0.0
-        self._faults: dict[str, int] = {"request": 0, "scrape": 0, "registry": 0}
+        self._faults: dict[str, int] = {"request": 0, "scrape": 0, "registry": 0, "workers": 0}
 
     def _make_recorder(self) -> Recorder:
         settings = self.settings
@@ -162,24 +191,69 @@ class HeapMonitor:
             fault=partial(self.fault, "request"),
         )
 
+    def _make_workers(self) -> WorkerPool:
+        settings = self.settings
+        return WorkerPool(
+            settings.workers_dir or "",
+            settings.fingerprint(),
+            take_census=self._census.get,
+            describe=self._describe,
+            disturbing=self._disturbing,
+            interval=settings.publish_interval,
+            wait=settings.workers_wait,
+            recent=settings.census_min_interval,
+            fault=partial(self.fault, "workers"),
+        )
+
+    def _gather(self) -> Gathered:
+        """Ask for `self._workers` each time: a forked child has others."""
+        if self._workers is None:
+            raise RuntimeError("there are no other workers")
+        return self._workers.gather()
+
+    def _first_request(self) -> None:
+        self.recorder = self._recorder
+        if self._workers is not None:
+            try:
+                self._workers.start()
+            except Exception:
+                self.fault("workers")
+
+    def _describe(self) -> tuple[Counters, dict[str, bytes]]:
+        census = self._census.last()
+        types = {} if census is None else self.retained_types(census)
+        return own_part(self.own_figures(), census, self._totals(), types)
+
+    def _totals(self) -> dict[Endpoint, EndpointTotals]:
+        return {} if self._recorder is None else self._recorder.totals()
+
+    def _seconds_elsewhere(self) -> float:
+        """Time that passed in scrapes and was not spent on rendering."""
+        return self._census.seconds + (self._workers.waited if self._workers is not None else 0.0)
+
     def _take_census(self) -> Census:
         settings = self.settings
         if settings.gc_collect:
             gc.collect()
         types = TypeFilter(settings.top_types, settings.include_types, settings.exclude_types)
-        asked = settings.census
+        kind = self._census_kind()
         if self._accelerated is not None:
             let_go()
-            return self._accelerated.take(cast(CensusKind, "reachable" if asked == "auto" else asked), types)
-        return take_census(cast(CensusKind, "tracked" if asked == "auto" else asked), types)
+            return self._accelerated.take(kind, types)
+        return take_census(kind, types)
+
+    def _census_kind(self) -> CensusKind:
+        if self.settings.census == "auto":
+            return "reachable" if self._accelerated is not None else "tracked"
+        return cast(CensusKind, self.settings.census)
 
     @contextmanager
     def _disturbing(self) -> Iterator[None]:
         """What happens inside changes the heap, and is no request's doing."""
-        if self.recorder is None:
+        if self._recorder is None:
             yield
             return
-        with self.recorder.disturbing():
+        with self._recorder.disturbing():
             yield
 
 
@@ -193,6 +267,7 @@ def _after_fork() -> None:
     global _shared_lock
     _shared_lock = threading.RLock()
     reset_in_child()
+    publisher.forget_in_child()
     for monitor in list(_monitors):
         monitor._start()
 

@@ -8,6 +8,7 @@ import logging
 import os
 import pkgutil
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -18,6 +19,7 @@ __all__ = ["HeapSettings"]
 
 _PREFIX: Final = "HEAP_MIDDLEWARE_"
 _NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
+_MULTIPROC_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"  # of prometheus_client, whose own files have other names
 _MAX_SHOWN: Final = 300
 """Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
 _BOOLEANS: Final = {
@@ -25,6 +27,7 @@ _BOOLEANS: Final = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _BETWEEN_PATTERNS: Final = re.compile(r",(?![^{]*\})(?![^\[]*\])")  # not the commas of {1,2} and [,;]
+_PLAIN: Final = (str, int, float, tuple, type(None))
 _log = logging.getLogger("heap_middleware")
 
 
@@ -111,6 +114,17 @@ def _path() -> _Kind:
     )
 
 
+def _directory() -> _Kind:
+    def check(value: Any) -> str | None:
+        if value is None:
+            return None
+        path = os.fspath(value)
+        _require(type(path) is str and path != "" and "\0" not in path)
+        return os.path.abspath(str(path))
+
+    return _Kind("the path of a directory, made if it is missing, or None", check, lambda text: check(text or None))
+
+
 def _patterns() -> _Kind:
     def check(value: Any) -> tuple[str, ...]:
         # A bare string is iterable too, and would silently become one pattern a letter; an iterator may never end.
@@ -189,6 +203,13 @@ class HeapSettings:
     kept the application waiting for more than 10 ms. Pure Python walks in slices, in the application."""
     types_per_route: int = _setting(10, _integer(0))
     """Types of which a route's retained objects are shown. Ten name a leak, and 500 routes stay below 6,000 series."""
+    workers_dir: str | None = _setting(None, _directory())
+    """Where the workers of a service leave what they know for each other, so that whichever is scraped answers for all.
+    Without it, but with the variable PROMETHEUS_MULTIPROC_DIR, a subdirectory of that."""
+    publish_interval: float = _setting(15.0, _number(0.1, 3600))
+    """Seconds between two notes that a worker leaves unasked: what it counts in between is lost if it is killed."""
+    workers_wait: float = _setting(0.5, _number(0, 60))
+    """Seconds that a scrape waits for the other workers' censuses before it serves their last ones."""
     registry: Any = _setting(None, _object("a prometheus_client registry", lambda value: hasattr(value, "collect")))
     """A registry of yours whose metrics `/metrics` shows as well."""
     route_of: Callable[..., str | None] | None = _setting(
@@ -200,6 +221,12 @@ class HeapSettings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             object.__setattr__(self, spec.name, _checked(spec.name, value, spec.metadata["kind"].check, spec))
+
+    def fingerprint(self) -> str:
+        """Eight characters that are the same in every process with these settings; objects count by their type."""
+        values = (getattr(self, spec.name) for spec in fields(self))
+        plain = [value if isinstance(value, _PLAIN) else type(value).__qualname__ for value in values]
+        return f"{zlib.crc32(repr(plain).encode()):08x}"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, /, **explicit: Any) -> "HeapSettings":
@@ -222,6 +249,9 @@ class HeapSettings:
                 _log.warning("the environment variable %s names no setting of heap_middleware", variable)
             elif spec.name not in explicit:
                 values[spec.name] = _checked(variable, environ[variable], spec.metadata["kind"].parse, spec)
+        shared = environ.get(_MULTIPROC_DIR)
+        if shared and "workers_dir" not in values:
+            values["workers_dir"] = os.path.join(shared, "heap_middleware")
         return cls(**values)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
-from heap_middleware.endpoints.recorder import Follower, Recorder
+from heap_middleware.endpoints.recorder import Follower, RequestRecorder
 from heap_middleware.endpoints.routes import WsgiRoutes
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.errors import SettingsError
@@ -102,7 +102,7 @@ class _Exchange:
     def __init__(
         self,
         middleware: HeapMetricsMiddleware,
-        recorder: Recorder,
+        recorder: RequestRecorder,
         environ: Environ,
         start_response: Callable[..., Any],
         window: Any,

@@ -46,7 +46,7 @@ def test_respond_never_raises(monkeypatch):
 
     monkeypatch.setattr(monitor._census, "get", fail)
     assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
-    assert monitor.own_figures().faults == {"request": 0, "scrape": 1, "registry": 0}
+    assert monitor.own_figures().faults == {"request": 0, "scrape": 1, "registry": 0, "workers": 0}
 
 
 def test_switched_off_wins():

@@ -25,6 +25,9 @@ GOOD = {
     "census": ("reachable", "reachable"),
     "census_process": ("fork", "fork"),
     "types_per_route": ("5", 5),
+    "workers_dir": ("/run/../run/heap", "/run/heap"),
+    "publish_interval": ("3", 3.0),
+    "workers_wait": ("0", 0.0),
     "registry": ("prometheus_client:REGISTRY", None),
     "route_of": ("os.path:basename", None),
 }
@@ -154,3 +157,34 @@ def test_commas_of_a_pattern_stay_in_it(text, patterns):
 def test_attribution_from_the_environment(text, value):
     """Attribution is switched by the same words as other switches, or names a backend."""
     assert HeapSettings.from_environment({"HEAP_MIDDLEWARE_ATTRIBUTION": text}).attribution == value
+
+
+def test_workers_share_the_directory_of_prometheus_client():
+    """Where only PROMETHEUS_MULTIPROC_DIR is set, workers_dir is a directory in it; what I set myself wins."""
+    environ = {"PROMETHEUS_MULTIPROC_DIR": "/run/prometheus"}
+    assert HeapSettings.from_environment(environ).workers_dir == "/run/prometheus/heap_middleware"
+    assert HeapSettings.from_environment({**environ, "HEAP_MIDDLEWARE_WORKERS_DIR": "/x"}).workers_dir == "/x"
+    assert HeapSettings.from_environment({**environ, "HEAP_MIDDLEWARE_WORKERS_DIR": ""}).workers_dir is None
+    assert HeapSettings.from_environment(environ, workers_dir=None).workers_dir is None
+    assert HeapSettings.from_environment({}).workers_dir is None
+
+
+def test_a_relative_directory_is_that_of_the_start(tmp_path, monkeypatch):
+    """Workers mean the same directory, wherever the application goes later."""
+    monkeypatch.chdir(tmp_path)
+    assert HeapSettings(workers_dir="shared").workers_dir == str(tmp_path / "shared")
+    assert HeapSettings(workers_dir=tmp_path).workers_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", 7, b"/run", ["/run"]])
+def test_a_directory_is_a_path(path):
+    """Anything else than a path is refused."""
+    with pytest.raises(SettingsError, match=r"workers_dir is .*; allowed: the path of a directory"):
+        HeapSettings(workers_dir=path)
+
+
+def test_fingerprints_tell_settings_apart():
+    """Equal settings have the same fingerprint in every process, others another."""
+    assert HeapSettings(top_types=3).fingerprint() == HeapSettings(top_types=3).fingerprint()
+    assert HeapSettings(top_types=3).fingerprint() != HeapSettings(top_types=4).fingerprint()
+    assert HeapSettings(route_of=print).fingerprint() == HeapSettings(route_of=len).fingerprint()

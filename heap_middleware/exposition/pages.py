@@ -11,6 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from heap_middleware.exposition.collector import HeapCollector
+
 __all__ = ["MetricsPage", "PageRequest", "PageResponse"]
 
 _ALLOWED: Final = ("GET", "HEAD")
@@ -42,13 +44,18 @@ class MetricsPage:
     """Answers scrapes of `path` with the families of `collector` and, if given, those of the user's registry."""
 
     def __init__(
-        self, path: str | None, collector: Collector, registry: Any = None, *, fault: Callable[[], None] = lambda: None
+        self,
+        path: str | None,
+        collector: HeapCollector,
+        registry: Any = None,
+        *,
+        fault: Callable[[], None] = lambda: None,
     ) -> None:
         self.paths: frozenset[str] = frozenset() if path is None else frozenset({path, path + "/"})
         """The paths answered here; `/metrics/` is `/metrics`, for scrapers that add the slash."""
-        own = CollectorRegistry()
-        own.register(collector)
-        self._registry = _Joined(own, registry, fault)
+        self._collector = collector
+        self._registry = registry
+        self._fault = fault
 
     def respond(self, request: PageRequest) -> PageResponse:
         """The answer to a request for one of `paths`."""
@@ -58,7 +65,7 @@ class MetricsPage:
         if names is not None and len(names) > _MAX_NAMES:
             return _text(400, f"at most {_MAX_NAMES} name[] filters\n")
         encoder, content_type = _encoder(request.accept)
-        body = encoder(self._registry if names is None else self._registry.restricted_registry(names))
+        body = self._body(encoder, names)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if gzip_accepted(request.accept_encoding):
             # Level 1: type names repeat so much that higher levels gain little.
@@ -66,17 +73,29 @@ class MetricsPage:
             headers.append(("Content-Encoding", "gzip"))
         return PageResponse(200, headers, body)
 
+    def _body(self, encoder: Callable[[Collector], bytes], names: list[str] | None) -> bytes:
+        joined = self._collector.joined()
+        own = CollectorRegistry()
+        own.register(self._collector if joined is None else joined.counters)
+        # Of a collector of ours in the user's registry nothing is shown twice.
+        ours = () if joined is None else (family.name for family in joined.describe())
+        shown = _Both(own, self._registry, self._fault, frozenset(ours))
+        body = encoder(shown if names is None else shown.restricted_registry(names))
+        return body if joined is None else joined.render_gauges(encoder, names) + body
 
-class _Joined(Collector):
+
+class _Both(Collector):
     """Our registry and the user's as one; of a family in both, such as a collector registered twice, ours is shown."""
 
-    def __init__(self, own: Any, other: Any, fault: Callable[[], None]) -> None:
+    def __init__(self, own: Any, other: Any, fault: Callable[[], None], shown: frozenset[str] = frozenset()) -> None:
         self._own = own
         self._other = other
         self._fault = fault
+        self._shown = shown
+        """Families that are ours, whether or not they are in `own`."""
 
     def collect(self) -> Iterator[Metric]:
-        shown = set()
+        shown = set(self._shown)
         for metric in self._own.collect():
             shown.add(metric.name)
             yield metric
@@ -86,11 +105,11 @@ class _Joined(Collector):
             except Exception:  # a collector of the user's: its metrics are lost, the heap's are not
                 self._fault()
 
-    def restricted_registry(self, names: Iterable[str]) -> "_Joined":
+    def restricted_registry(self, names: Iterable[str]) -> "_Both":
         other = self._other
         if hasattr(other, "restricted_registry"):
             other = other.restricted_registry(names)
-        return _Joined(self._own.restricted_registry(names), other, self._fault)
+        return _Both(self._own.restricted_registry(names), other, self._fault, self._shown)
 
 
 def _names(query: str) -> list[str] | None:

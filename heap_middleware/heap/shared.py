@@ -56,6 +56,10 @@ class SharedCensus:
         flight.done.wait()
         return flight.census if flight.census is not None else self.get()
 
+    def last(self) -> Census | None:
+        """The last census, however old."""
+        return self._last
+
     def _fly(self, flight: _Flight) -> Census:
         try:
             census = self._take()

@@ -4,7 +4,8 @@ import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.exposition.collector import HeapCollector, OwnFigures
+from heap_middleware.exposition.collector import HeapCollector
+from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.heap.census import Census, TypeRow
 
 
@@ -22,7 +23,7 @@ class Source:
         return {}
 
     def own_figures(self):
-        return OwnFigures("1", "none", {"census": 0.5}, {"scrape": 1})
+        return OwnFigures("1", "none", "tracked", {"census": 0.5}, {"scrape": 1})
 
 
 class FullSource(Source):

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.exposition.collector import HeapCollector, OwnFigures
+from heap_middleware.exposition.collector import HeapCollector
+from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.exposition.pages import MetricsPage, PageRequest
 from heap_middleware.heap.census import Census, TypeRow
 
@@ -30,7 +31,7 @@ class Source:
         return {}
 
     def own_figures(self):
-        return OwnFigures("1", "windows", {"request": 0.5}, {"scrape": 1})
+        return OwnFigures("1", "windows", "tracked", {"request": 0.5}, {"scrape": 1})
 
 
 @pytest.fixture

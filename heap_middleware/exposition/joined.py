@@ -1,0 +1,116 @@
+"""One page for many workers: their counters added up, and the gauges that each rendered for itself.
+
+Both text formats of Prometheus write a gauge's samples alike, so lines that were rendered once serve in either.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.exposition.families import (
+    BY_TYPE,
+    OwnFigures,
+    age_metric,
+    census_metrics,
+    described,
+    endpoint_metrics,
+    info_metrics,
+    own_counters,
+    type_metrics,
+)
+from heap_middleware.heap.census import Census, TypeRow
+from heap_middleware.workers.directory import Gathered
+from heap_middleware.workers.snapshot import Counters
+
+__all__ = ["JoinedMetrics", "own_part"]
+
+_END: Final = b"# EOF\n"
+
+
+def own_part(
+    own: OwnFigures,
+    census: Census | None,
+    endpoints: Mapping[Endpoint, EndpointTotals],
+    types: Mapping[Endpoint, Sequence[TypeRow]],
+) -> tuple[Counters, dict[str, bytes]]:
+    """What this process contributes: what it counted, and the lines of its gauges by family, with the label `pid`."""
+    metrics: list[Metric] = [*info_metrics(own), *endpoint_metrics(endpoints), *type_metrics(types)]
+    if census is not None:
+        metrics += census_metrics(census)
+    gauges = {metric.name: _lines(metric) for metric in metrics if metric.type == "gauge" and metric.samples}
+    return Counters.of(endpoints, own.counted()), gauges
+
+
+def _lines(gauge: Metric) -> bytes:
+    labelled = Metric(gauge.name, gauge.documentation, gauge.type)
+    pid = str(os.getpid())
+    labelled.samples = [sample._replace(labels={**sample.labels, "pid": pid}) for sample in gauge.samples]
+    _help, _type, lines = generate_latest(_Some([labelled])).split(b"\n", 2)
+    return lines
+
+
+class JoinedMetrics(Collector):
+    """The metrics of all workers."""
+
+    def __init__(self, gathered: Gathered) -> None:
+        self._gathered = gathered
+
+    def describe(self) -> Iterable[Metric]:
+        """What `collect` yields, without samples."""
+        return described(workers=True)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with their samples."""
+        yield from text_string_to_metric_families(self.render_gauges(generate_latest).decode())
+        yield from self.counters.collect()
+
+    def render_gauges(self, encoder: Callable[[Collector], bytes], names: Collection[str] | None = None) -> bytes:
+        """The page's part that is the workers' own, in the format of the encoder; the gauges of these names only."""
+        parts = []
+        for family in described():
+            blocks = [
+                block for snapshot in self._gathered.workers if (block := snapshot.gauges.get(family.name)) is not None
+            ]
+            if family.type == "gauge" and blocks and (names is None or family.name in names):
+                parts.append(encoder(_Some([family])).removesuffix(_END))
+                parts += blocks
+        return b"".join(parts)
+
+    def retained_by_type(self) -> dict[Endpoint, dict[str, float]]:
+        """Objects that each endpoint's requests left alive in all workers, by type."""
+        found: dict[Endpoint, dict[str, float]] = {}
+        text = self.render_gauges(generate_latest, {BY_TYPE})
+        for family in text_string_to_metric_families(text.decode()):
+            for sample in family.samples:
+                labels = sample.labels
+                objects = found.setdefault(Endpoint(labels["method"], labels["route"]), {})
+                objects[labels["module"]] = objects.get(labels["module"], 0.0) + sample.value
+        return found
+
+    @property
+    def counters(self) -> Collector:
+        """The sums over all workers, and how old what each said is."""
+        counters, now = self._gathered.counters, time.monotonic()
+        summed = [metric for metric in endpoint_metrics(counters.endpoints()) if metric.type == "counter"]
+        ages = [(said.process.pid, max(0.0, now - said.taken)) for said in self._gathered.workers]
+        return _Some([*summed, *own_counters(counters.own), age_metric(ages)])
+
+
+class _Some(Collector):
+    """A few metrics as a registry."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[Metric]:
+        return self._metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics

@@ -1,0 +1,183 @@
+"""One worker among those of its service: it says what it knows, asks the others, and gathers what everybody said."""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from heap_middleware.workers import publisher
+from heap_middleware.workers.bell import Bell, can_ring, ring
+from heap_middleware.workers.directory import ForeignService, Gathered, WorkersDirectory
+from heap_middleware.workers.processes import Process, service, this_process
+from heap_middleware.workers.snapshot import Counters, Snapshot
+
+__all__ = ["WorkerPool"]
+
+_log = logging.getLogger("heap_middleware")
+_POLL: Final = 0.005
+_PATIENCE: Final = 4
+"""Intervals without a word after which a service on another host is taken to be gone."""
+_claimed: "weakref.WeakValueDictionary[tuple[str, str, Process], WorkerPool]" = weakref.WeakValueDictionary()
+"""Whose files have which names in this process."""
+
+
+class WorkerPool:
+    """A process and its siblings. No fault of the directory's is raised: then this process answers alone.
+
+    `group` names the monitor: the same in all workers, another for each monitor of a process. `describe` says what was
+    counted, and gives the gauges as lines of the exposition format by family. What happens in `disturbing` is no
+    request's doing. `recent` is the age in seconds up to which what another worker wrote is as good as new.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        group: str,
+        *,
+        take_census: Callable[[], object],
+        describe: Callable[[], tuple[Counters, Mapping[str, bytes]]],
+        disturbing: Callable[[], AbstractContextManager[None]],
+        interval: float,
+        wait: float,
+        recent: float,
+        fault: Callable[[], None],
+    ) -> None:
+        self.path = path
+        self.interval = interval
+        self.rejected = 0
+        """Files that could not be used, so far."""
+        self.waited = 0.0
+        """Seconds spent waiting for the others."""
+        self._group = group
+        self._take_census = take_census
+        self._describe = describe
+        self._disturbing = disturbing
+        self._wait = wait
+        self._recent = recent
+        self._fault = fault
+        self._starting = threading.RLock()
+        self._publishing = threading.Lock()
+        self._directory: WorkersDirectory | None = None
+        self._bell: Bell | None = None
+        self._trouble = ""
+
+    def start(self) -> WorkersDirectory:
+        """Become one of the workers: publish from now on. Only what serves requests or scrapes calls this."""
+        with self._starting:
+            if self._directory is None:
+                self._process, self._service = this_process(), service()
+                self._rival = _claimed.setdefault((self.path, self._group, self._process), self) is not self
+                patience = _PATIENCE * self.interval
+                self._directory = WorkersDirectory(
+                    self.path, self._group, self._service, self._process, self._reject, patience=patience
+                )
+                publisher.add(self)
+            return self._directory
+
+    def bell(self) -> Bell | None:
+        """Where the others ask for news."""
+        return self._bell
+
+    def gather(self) -> Gathered:
+        """Ask the others for what is new, wait for it a moment, and read what everybody said.
+
+        What the census raises is raised.
+        """
+        directory = self.start()
+        asked = self._ask(directory)
+        deadline = time.monotonic() + self._wait
+        self._take_census()
+        mine = self._publish(directory)
+        self._await(directory, asked, deadline)
+        try:
+            self._insist()
+            found = directory.gather()
+        except (OSError, ForeignService) as error:
+            self._say(error)
+            found = Gathered()
+        if all(snapshot.process != self._process for snapshot in found.workers):
+            found.counters.add(mine.counters)
+            found.workers.append(mine)
+        return found
+
+    def publish(self, *, fresh: bool) -> None:
+        """Say what is known; with a new census if `fresh`, with the last one else. Raises nothing."""
+        try:
+            with self._disturbing():
+                if fresh:
+                    self._take_census()
+                self._publish(self.start())
+        except Exception:
+            self._fault()
+
+    def leave(self) -> None:
+        """Say the last word, and listen no longer."""
+        self.publish(fresh=False)
+        if self._bell is not None:
+            self._bell.remove()
+
+    def _publish(self, directory: WorkersDirectory) -> Snapshot:
+        # What is read later must be written later, or counters would go down. Who waits here for himself, in a
+        # finalizer or signal handler, does without.
+        mine = self._publishing.acquire(timeout=max(self._wait, _POLL))
+        try:
+            snapshot = Snapshot(self._service, self._process, time.monotonic(), *self._describe())
+            if mine:
+                self._write(directory, snapshot)
+            return snapshot
+        finally:
+            if mine:
+                self._publishing.release()
+
+    def _write(self, directory: WorkersDirectory, snapshot: Snapshot) -> None:
+        try:
+            self._insist()
+            directory.publish(snapshot)
+            if can_ring and (self._bell is None or not self._bell.is_there()):
+                self._bell = Bell(directory.file("bell"))
+            directory.fold()
+        except (OSError, ForeignService) as error:
+            self._say(error)
+        else:
+            self._trouble = ""
+
+    def _insist(self) -> None:
+        """Two monitors with one name would write one file. Raises `ForeignService` for the second."""
+        if self._rival:
+            raise ForeignService("another monitor of this process has the same settings and uses it")
+
+    def _ask(self, directory: WorkersDirectory) -> dict[str, float]:
+        try:
+            others = directory.others()
+        except OSError:  # whoever writes next will say so
+            return {}
+        now = time.time()
+        return {
+            tag: written
+            for tag, written in others.items()
+            if not 0 <= now - written < self._recent and ring(directory.file("bell", tag))
+        }
+
+    def _reject(self, path: Path, reason: str) -> None:
+        self.rejected += 1
+        _log.warning("heap_middleware leaves out %s: %s", path, reason)
+
+    def _say(self, error: Exception) -> None:
+        if self._trouble != str(error):
+            self._trouble = str(error)
+            _log.error(
+                "heap_middleware cannot use workers_dir %s: %s; until it can, this process answers for itself alone",
+                self.path,
+                error,
+            )
+
+    def _await(self, directory: WorkersDirectory, asked: Mapping[str, float], deadline: float) -> None:
+        """Wait until all that were asked have written."""
+        began = time.monotonic()
+        while any(directory.written(tag) == before for tag, before in asked.items()) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        self.waited += time.monotonic() - began

@@ -1,0 +1,272 @@
+"""One process of a service with workers_dir: when it publishes, what it shows, and what it does when it cannot."""
+
+import gc
+import io
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from heap_middleware import HeapMonitor, HeapSettings
+from heap_middleware.accelerator import native
+from heap_middleware.endpoints.windows import Level
+from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.workers import publisher
+from heap_middleware.wsgi import HeapMetricsMiddleware
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+@pytest.fixture
+def monitor(tmp_path):
+    return HeapMonitor(settings(tmp_path / "shared"))
+
+
+def settings(path, **others):
+    return HeapSettings(attribution=True, workers_dir=path, workers_wait=0.1, census_min_interval=0.01, **others)
+
+
+def serve(monitor, requests=1):
+    for _ in range(requests):
+        held, recorder = {}, monitor.recorder
+        window = recorder.begin(held, Level.ARRIVAL)
+        recorder.finish(window, held, Level.ARRIVAL, "GET", "/x")
+
+
+def page(monitor, query="", accept=""):
+    answer = monitor.respond(PageRequest("GET", "/metrics", query, accept))
+    assert answer.status == 200
+    return answer.body.decode()
+
+
+def samples(text, parse=text_string_to_metric_families):
+    return {(s.name, *sorted(s.labels.items())): s.value for family in parse(text) for s in family.samples}
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("heap_middleware")]
+
+
+def files(path, kind):
+    return list(path.glob(f"*.{kind}"))
+
+
+def until(holds):
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_nothing_happens_before_the_first_request(tmp_path, monitor):
+    """A master that preloads the application has no thread and writes no file; the first request changes that."""
+    path = tmp_path / "shared"
+    assert not path.exists()
+    before = len(threads())
+    serve(monitor)
+    until(lambda: len(files(path, "bell")) == 1)
+    assert len(files(path, "worker")) == 1
+    assert len(threads()) <= before + 1
+    assert requests(page(monitor)) == 1
+
+
+def test_without_attribution_the_first_request_starts_it_too(tmp_path):
+    """A worker is shown once it has served something, whether or not requests are measured."""
+    path = tmp_path / "shared"
+    monitor = HeapMonitor(HeapSettings(workers_dir=path))
+    middleware = HeapMetricsMiddleware(lambda environ, start_response: [b"ok"], monitor=monitor)
+    assert middleware({"PATH_INFO": "/"}, None) == [b"ok"]
+    until(lambda: files(path, "worker"))
+    assert monitor.recorder is None
+    assert middleware({"PATH_INFO": "/"}, None) == [b"ok"]
+
+
+def requests(text):
+    return samples(text).get(("heap_endpoint_requests_total", ("method", "GET"), ("route", "/x")), 0)
+
+
+def test_gauges_carry_the_process_id(monitor):
+    """Every gauge has the label pid, no counter has it, and both text formats of the page can be read."""
+    serve(monitor, 3)
+    page(monitor)
+    plain = list(text_string_to_metric_families(page(monitor)))
+    assert len(plain) > 15
+    for family in plain:
+        assert family.samples
+        assert {sample.labels.get("pid") for sample in family.samples} == (
+            {str(os.getpid())} if family.type == "gauge" else {None}
+        )
+    # The article's gauge whose name ends in _total is none to a strict parser of OpenMetrics.
+    text = page(monitor, accept=OPENMETRICS)
+    strict = "".join(line + "\n" for line in text.splitlines() if "heap_size_bytes_total" not in line)
+    assert {family.name for family in parse_openmetrics(strict)} == {
+        family.name.removesuffix("_total") for family in plain if family.name != "heap_size_bytes_total"
+    }
+
+
+def test_a_filter_by_name_holds(monitor):
+    """`name[]` leaves only what was asked for, gauges and counters alike."""
+    serve(monitor)
+    text = page(monitor, "name[]=heap_size_bytes_total&name[]=heap_worker_files_rejected_total")
+    assert [name for name, *_ in samples(text)] == ["heap_size_bytes_total", "heap_worker_files_rejected_total"]
+
+
+def test_a_registry_of_mine_shows_the_same(monitor):
+    """The collector shows what the page shows; on the page with that registry nothing is there twice."""
+    registry = CollectorRegistry()
+    registry.register(monitor.collector())
+    serve(monitor)
+    mine = {name for name, *_ in samples(generate_latest(registry).decode())}
+    assert mine == {name for name, *_ in samples(page(monitor))}
+    both = HeapMonitor(settings(monitor.settings.workers_dir, registry=registry, top_types=7))
+    serve(both)
+    lines = page(both).splitlines()
+    assert len([line for line in lines if line.startswith("# TYPE")]) == len(
+        {line for line in lines if "# TYPE" in line}
+    )
+
+
+def test_a_directory_that_cannot_be_used_is_said_once(tmp_path, caplog):
+    """The process answers for itself alone, and one line of the log says why."""
+    (tmp_path / "file").touch()
+    monitor = HeapMonitor(settings(tmp_path / "file" / "shared"))
+    serve(monitor, 3)
+    assert [requests(page(monitor)) for _ in range(3)] == [3, 3, 3]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "file/shared" in said[0]
+    assert "Not a directory" in said[0]
+
+
+def test_two_monitors_with_one_name_do_not_mix(monitor, caplog):
+    """A second monitor with the same settings in one process answers for itself alone, and says so; others join in."""
+    second = HeapMonitor(monitor.settings)
+    other = HeapMonitor(settings(monitor.settings.workers_dir, top_types=7))
+    for each, count in ((monitor, 1), (second, 2), (other, 4)):
+        serve(each, count)
+    assert [requests(page(each)) for each in (monitor, second, other)] == [1, 2, 4]
+    assert [record.getMessage().split(": ")[1].split(";")[0] for record in caplog.records] == [
+        "another monitor of this process has the same settings and uses it"
+    ]
+
+
+def test_a_damaged_file_is_counted_once(monitor, tmp_path, caplog):
+    """A file that is no good is logged once and counted once, however often the page is asked for."""
+    serve(monitor)
+    page(monitor)
+    (file,) = files(tmp_path / "shared", "worker")
+    pid = os.getppid()  # of a process that lives
+    file.with_name(file.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"nonsense")
+    rejected = [samples(page(monitor))[("heap_worker_files_rejected_total",)] for _ in range(3)]
+    assert rejected[-1] == 1
+    assert len([record for record in caplog.records if "leaves out" in record.getMessage()]) == 1
+
+
+def test_a_failing_publication_is_counted_and_the_next_one_comes(tmp_path, caplog, monkeypatch):
+    """A fault of ours in the background is logged once, counted, and does not end the thread."""
+    monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=0.1))
+    figures = monitor.own_figures
+
+    def fail():
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(monitor, "own_figures", fail)
+    serve(monitor)
+    until(lambda: monitor._faults["workers"] > 1)
+    monkeypatch.setattr(monitor, "own_figures", figures)
+    until(lambda: files(tmp_path / "shared", "worker"))
+    assert len([record for record in caplog.records if "workers" in record.getMessage()]) == 1
+
+
+def test_thirty_middlewares_share_one_thread(tmp_path):
+    """However many monitors a process has, one thread publishes for all, and it ends with the last."""
+    monitors = [HeapMonitor(settings(tmp_path / "shared", top_types=n, publish_interval=0.1)) for n in range(1, 31)]
+    for monitor in monitors:
+        serve(monitor)
+    until(lambda: len(files(tmp_path / "shared", "bell")) == 30)
+    assert len(threads()) == 1
+    monitors.clear()
+    del monitor
+    until(lambda: gc.collect() >= 0 and not [pool for pool in publisher._publisher.due if str(tmp_path) in pool.path])
+
+
+def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
+    """A child that is forked while the parent serves has a thread and a file of its own, and both are shown."""
+    serve(monitor, 5)
+    until(lambda: files(tmp_path / "shared", "bell"))
+    told, tell = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if child == 0:  # pragma: no cover - measured in the parent
+        try:
+            serve(monitor, 2)
+            until(lambda: len(files(tmp_path / "shared", "bell")) == 2)
+            answer = repr((requests(page(monitor)), len(threads())))
+        except BaseException:
+            out = io.StringIO()
+            traceback.print_exc(file=out)
+            answer = out.getvalue()
+        os.write(tell, answer.encode())
+        signal.pause()
+    os.close(tell)
+    try:
+        answer = os.read(told, 10_000).decode()
+        shown = samples(page(monitor))
+        assert [totals.requests for totals in monitor.endpoints().values()] == [7]
+    finally:
+        os.close(told)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert answer == repr((7.0, 1))
+    ages = {key[1][1] for key in shown if key[0] == "heap_worker_snapshot_age_seconds"}
+    assert ages == {str(os.getpid()), str(child)}
+    assert requests(page(monitor)) == 7
+    assert len(files(tmp_path / "shared", "worker")) == 1
+
+
+def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
+    """A scrape does not wait for a worker that was stopped; how old its figures are is shown."""
+    service = workers("gunicorn", number=2, publish_interval=3600)
+    pids = set()
+    while len(pids) < 2:
+        pids |= set(service.visit("/clean"))
+    service.settled()
+    stopped, running = pids
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        time.sleep(1.1)
+        with httpx.Client(base_url=service.url, timeout=5) as http:
+            shown = samples(http.get("/metrics").text) if service.visit("/clean") else {}
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    ages = {int(key[1][1]): value for key, value in shown.items() if key[0] == "heap_worker_snapshot_age_seconds"}
+    assert ages[stopped] > 1 > ages[running]
+
+
+@pytest.mark.accelerator
+def test_types_are_those_of_all_workers(tmp_path):
+    """`retained_by_type()` adds up what the requests of all workers left alive; without workers_dir, of this one."""
+
+    class Left:
+        pass
+
+    native.stop()  # the first monitor's sampling holds for all
+    left = []
+    for directory in (None, tmp_path / "shared"):
+        monitor = HeapMonitor(HeapSettings(attribution=True, sampling=1, workers_dir=directory, census_min_interval=0))
+        window = monitor.recorder.begin({}, Level.ARRIVAL)
+        left += [Left(), Left()]
+        monitor.recorder.finish(window, {}, Level.ARRIVAL, "GET", "/x")
+        (types,) = monitor.retained_by_type().values()
+        name = f"{__name__}.test_types_are_those_of_all_workers.<locals>.Left"
+        assert types[name] == 2
+    native.stop()
