@@ -1,4 +1,4 @@
-"""The demo: the Flask example under gunicorn, traffic, and the route that leaks.
+"""The demo: the Flask example under gunicorn with four workers, traffic, and the route that leaks.
 
 Everything it knows it reads from /metrics over HTTP, as Prometheus would.
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def main() -> int:
     """Run the demo; the exit code says whether the leak was found."""
     console = Console()
     with serving() as url, httpx.Client(base_url=url, timeout=10) as http:
-        console.print(f"The Flask example runs under gunicorn at {url}")
+        console.print(f"The Flask example runs under gunicorn, with four workers, at {url}")
         for number in range(WARM_UP):
             http.get(ROUTES[number % len(ROUTES)].format(number=number))
         scrape(http)  # the first one loads what later ones have
@@ -62,7 +63,7 @@ def serving() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--bind", address, "app:app"]
+    command = [sys.executable, "-m", "gunicorn", "--bind", address, "app:app"]
     with tempfile.TemporaryFile("w+") as log:
         # The settings of whoever runs this are for their own services.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEAP_MIDDLEWARE_")}
@@ -149,13 +150,16 @@ def routes_table(ranking: list[tuple[float, str, str]], change: Samples) -> Tabl
 
 
 def types_table(change: Samples) -> Table:
-    """The five types that grew most."""
-    grown = sorted(((value, key[1]) for key, value in change.items() if key[0] == "object_count"), reverse=True)
+    """The five types that grew most, in all workers together."""
+    grown: Counter[str] = Counter()
+    for name, *labels in change:
+        if name == "object_count":
+            grown[labels[0]] += round(change[name, *labels])
     table = Table("type", title="Types that grew", title_justify="left")
     table.add_column("objects", justify="right")
-    for objects, module in grown[:5]:
+    for module, objects in grown.most_common(5):
         if objects > 0:
-            table.add_row(module, f"+{objects:.0f}")
+            table.add_row(module, f"+{objects}")
     return table
 
 

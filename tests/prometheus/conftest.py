@@ -60,13 +60,23 @@ class Prometheus:
 
 
 @pytest.fixture
-def example(serve: Callable[..., Any], free_port: Callable[[], int]) -> Callable[[], Any]:
-    """A callable that starts the Flask example under gunicorn, always on the same port."""
+def example(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[..., Any]:
+    """`example(workers=1)` starts a copy of the Flask example under gunicorn, always on the same port.
+
+    A single worker has no directory to share: it does without the example's configuration.
+    """
+    copy = shutil.copytree(FLASK_EXAMPLE, tmp_path / "flask_app", ignore=shutil.ignore_patterns(".heap_workers"))
     port = free_port()
     # Coverage keeps notes of its own on the heap; the figures are those of a service without it. Every request is
     # measured, or in these few seconds the unmeasured ones would be taken to be like those that filled the caches.
     bare = {"COVERAGE_PROCESS_CONFIG": None, "HEAP_MIDDLEWARE_SAMPLING": "1"}
-    return lambda: serve("gunicorn", app="app:app", cwd=FLASK_EXAMPLE, port=port, env=bare)
+
+    def start(workers: int = 1) -> Any:
+        if workers == 1:
+            (copy / "gunicorn.conf.py").unlink(missing_ok=True)
+        return serve("gunicorn", app="app:app", cwd=copy, port=port, env=bare, args=["--workers", str(workers)])
+
+    return start
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
+pytestmark = pytest.mark.once
 LEAKED = 'object_count{module=~".*LeakObj"}'
 GROWING = "topk(5, deriv(heap_endpoint_retained_objects[15m]))"
 PER_REQUEST = (
@@ -43,6 +45,35 @@ def test_prometheus_finds_the_leaking_route(
     assert set(per_request) == ROUTES
     assert per_request.pop("/leakable") > 0.9
     assert all(abs(value) < 0.3 for value in per_request.values()), per_request
+
+
+def test_prometheus_finds_the_leaking_route_of_four_workers(
+    example: Callable[..., Any],
+    warm_up: Callable[[str], int],
+    watch: Callable[[str], Any],
+    traffic: Callable[[str], Any],
+) -> None:
+    """Each scrape reaches one worker of four, and Prometheus sees what all four leak, in the same queries."""
+    url = example(workers=4).url
+    already = warm_up(url)
+    prometheus = watch(url)
+    with traffic(url) as sent:
+        began = time.monotonic()
+        while time.monotonic() - began < 12:
+            time.sleep(0.2)
+    leaked = already + sent["/leakable"]
+    assert prometheus.wait(f"sum({LEAKED})", lambda value: value == leaked) == leaked
+    assert prometheus.scalar(f"count({LEAKED})") == 4
+
+    growing = [labels["route"] for labels, _ in prometheus.query(GROWING)]
+    assert growing[:4] == ["/leakable"] * 4
+    per_request = prometheus.by_route(PER_REQUEST)
+    assert set(per_request) == ROUTES
+    assert per_request.pop("/leakable") > 0.9
+    assert all(abs(value) < 0.3 for value in per_request.values()), per_request
+    requests = prometheus.by_route("sum by (route) (heap_endpoint_requests_total)")
+    assert requests["/leakable"] == leaked
+    assert prometheus.scalar("sum(increase(heap_middleware_faults_total[1m]))") == 0
 
 
 def test_restart_takes_the_leak_away(
