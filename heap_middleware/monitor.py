@@ -128,7 +128,7 @@ class HeapMonitor:
             overhead={
                 "request": recorder.spent if recorder is not None else 0.0,
                 "census": self._census.seconds,
-                "render": self._render_seconds,
+                "render": self._render_seconds + (self._workers.spent if self._workers is not None else 0.0),
             },
             faults=dict(self._faults),
             tracker=recorder.tracked() if recorder is not None else None,
@@ -202,6 +202,7 @@ class HeapMonitor:
             interval=settings.publish_interval,
             wait=settings.workers_wait,
             recent=settings.census_min_interval,
+            max_routes=settings.max_routes,
             fault=partial(self.fault, "workers"),
         )
 

@@ -20,10 +20,10 @@ class Bell:
     """A pipe that others may write into; ready for reading once somebody has. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
+        self._writer = self.reader = -1
+        self._path = path
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
-        self._path = path
-        self._writer = self.reader = -1
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         """What `poll` waits for."""
         # A writer of our own, or the pipe would be ready for ever once another writer has left.

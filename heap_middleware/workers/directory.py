@@ -75,6 +75,7 @@ class WorkersDirectory:
         reject: Callable[[Path, str], None],
         *,
         patience: float = 60.0,
+        max_routes: int = 500,
         running: Callable[[int], Process | None] = running,
     ) -> None:
         self._path = Path(path)
@@ -84,6 +85,7 @@ class WorkersDirectory:
         self._reject = reject
         self._patience = patience
         """Seconds after which another host's service that writes nothing any longer is taken to be gone."""
+        self._max_routes = max_routes
         self._running = running
         self._rejected: dict[Path, tuple[int, int, int]] = {}
 
@@ -127,7 +129,7 @@ class WorkersDirectory:
             tag, snapshot = said.pop()
             if archive is None or tag not in archive.folded:
                 alive = self._running(snapshot.process.pid) == snapshot.process
-                found.counters.add(snapshot.counters, alive=alive)
+                found.counters.add(snapshot.counters, alive=alive, max_routes=self._max_routes)
                 if alive:  # its counters are in the sum; to keep them would take as much again as the page
                     found.workers.append(replace(snapshot, counters=Counters()))
         return found
@@ -153,7 +155,7 @@ class WorkersDirectory:
             if name.tag in folded:  # whoever folded it was killed before its file was removed
                 folded = tuple(tag for tag in folded if tag != name.tag)
             elif (snapshot := self._read(name.path, name.tag)) is not None:
-                counters.add(snapshot.counters, alive=False)
+                counters.add(snapshot.counters, alive=False, max_routes=self._max_routes)
             folded = (*folded, str(name.tag))
         written = Snapshot(self._service, self._process, 0.0, counters, folded=folded[-_NAMES_KEPT:])
         write_whole(path, encode(written), path.with_suffix(".fold"))

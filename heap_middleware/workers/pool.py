@@ -19,6 +19,12 @@ __all__ = ["WorkerPool"]
 
 _log = logging.getLogger("heap_middleware")
 _POLL: Final = 0.005
+_ALONE: Final = "until it can, a scrape of this process may show this process alone"
+_MEANWHILE: Final = {
+    "read": _ALONE,
+    "write": _ALONE,
+    "make a pipe in": "other workers' scrapes show what this one last published",
+}
 _PATIENCE: Final = 4
 """Intervals without a word after which a service on another host is taken to be gone."""
 _claimed: "weakref.WeakValueDictionary[tuple[str, str, Process], WorkerPool]" = weakref.WeakValueDictionary()
@@ -44,12 +50,15 @@ class WorkerPool:
         interval: float,
         wait: float,
         recent: float,
+        max_routes: int,
         fault: Callable[[], None],
     ) -> None:
         self.path = path
         self.interval = interval
         self.rejected = 0
         """Files that could not be used, so far."""
+        self.spent = 0.0
+        """Seconds spent on publications outside of scrapes."""
         self.waited = 0.0
         """Seconds spent waiting for the others."""
         self._group = group
@@ -58,12 +67,13 @@ class WorkerPool:
         self._disturbing = disturbing
         self._wait = wait
         self._recent = recent
+        self._max_routes = max_routes
         self._fault = fault
         self._starting = threading.RLock()
         self._publishing = threading.Lock()
         self._directory: WorkersDirectory | None = None
         self._bell: Bell | None = None
-        self._trouble = ""
+        self._trouble: dict[str, str] = {}
 
     def start(self) -> WorkersDirectory:
         """Become one of the workers: publish from now on. Only what serves requests or scrapes calls this."""
@@ -73,7 +83,13 @@ class WorkerPool:
                 self._rival = _claimed.setdefault((self.path, self._group, self._process), self) is not self
                 patience = _PATIENCE * self.interval
                 self._directory = WorkersDirectory(
-                    self.path, self._group, self._service, self._process, self._reject, patience=patience
+                    self.path,
+                    self._group,
+                    self._service,
+                    self._process,
+                    self._reject,
+                    patience=patience,
+                    max_routes=self._max_routes,
                 )
                 publisher.add(self)
             return self._directory
@@ -96,8 +112,9 @@ class WorkerPool:
         try:
             self._insist()
             found = directory.gather()
+            self._fine("read")
         except (OSError, ForeignService) as error:
-            self._say(error)
+            self._say("read", error)
             found = Gathered()
         if all(snapshot.process != self._process for snapshot in found.workers):
             found.counters.add(mine.counters)
@@ -110,7 +127,9 @@ class WorkerPool:
             with self._disturbing():
                 if fresh:
                     self._take_census()
+                began = time.monotonic()
                 self._publish(self.start())
+                self.spent += time.monotonic() - began
         except Exception:
             self._fault()
 
@@ -137,13 +156,17 @@ class WorkerPool:
         try:
             self._insist()
             directory.publish(snapshot)
+            directory.fold()
+            self._fine("write")
+        except (OSError, ForeignService) as error:
+            self._say("write", error)
+            return
+        try:
             if can_ring and (self._bell is None or not self._bell.is_there()):
                 self._bell = Bell(directory.file("bell"))
-            directory.fold()
-        except (OSError, ForeignService) as error:
-            self._say(error)
-        else:
-            self._trouble = ""
+            self._fine("make a pipe in")
+        except OSError as error:  # a file system without pipes: what is known arrives an interval late
+            self._say("make a pipe in", error)
 
     def _insist(self) -> None:
         """Two monitors with one name would write one file. Raises `ForeignService` for the second."""
@@ -166,14 +189,14 @@ class WorkerPool:
         self.rejected += 1
         _log.warning("heap_middleware leaves out %s: %s", path, reason)
 
-    def _say(self, error: Exception) -> None:
-        if self._trouble != str(error):
-            self._trouble = str(error)
-            _log.error(
-                "heap_middleware cannot use workers_dir %s: %s; until it can, this process answers for itself alone",
-                self.path,
-                error,
-            )
+    def _say(self, what: str, error: Exception) -> None:
+        """Say once what is wrong; once again when it was fine in between."""
+        if str(error) not in self._trouble.values():  # what cannot be written to cannot be read either, as a rule
+            _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, error, _MEANWHILE[what])
+        self._trouble[what] = str(error)
+
+    def _fine(self, what: str) -> None:
+        self._trouble.pop(what, None)
 
     def _await(self, directory: WorkersDirectory, asked: Mapping[str, float], deadline: float) -> None:
         """Wait until all that were asked have written."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.ledger import OTHER_ROUTE, UNMATCHED, Endpoint, EndpointTotals
 from heap_middleware.workers.processes import Process
 
 __all__ = ["Counters", "DamagedSnapshot", "Snapshot", "decode", "encode"]
@@ -24,6 +24,7 @@ _FORMAT: Final = 1
 _MAX_TEXT: Final = 10_000
 _COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals))
 _OPTIONAL: Final = tuple(column.name for column in fields(EndpointTotals) if column.default is None)
+_NO_ROUTES: Final = {OTHER_ROUTE, UNMATCHED}
 _RETAINED: Final = ("retained_objects", "retained_bytes")
 """What a process takes with it when it ends. All other columns only grow."""
 
@@ -38,6 +39,7 @@ class Counters:
     def __init__(self, own: Mapping[tuple[str, str], float] | None = None) -> None:
         self.own: dict[tuple[str, str], float] = dict(own or {})
         """By metric family and part."""
+        self._routes: set[str] = set()
         self._index: dict[Endpoint, int] = {}
         # One list a column, a number for each endpoint; None for a column that no process knows.
         self._columns: dict[str, list[float] | None] = {name: None if name in _OPTIONAL else [] for name in _COLUMNS}
@@ -53,10 +55,17 @@ class Counters:
                 counters._columns[name] = [value or 0 for value in column]
         return counters
 
-    def add(self, other: "Counters", *, alive: bool = True) -> None:
-        """Add what another process counted; of one that is not `alive` nothing is retained."""
+    def add(self, other: "Counters", *, alive: bool = True, max_routes: int | None = None) -> None:
+        """Add what another process counted; of one that is not `alive` nothing is retained.
+
+        Each process knows at most `max_routes` routes, not always the same ones: the sum knows no more either.
+        """
         index = self._index
-        places = [index.setdefault(endpoint, len(index)) for endpoint in other._index]
+        places = []
+        for endpoint in other._index:
+            if endpoint not in index and not self._admits(endpoint.route, max_routes):
+                endpoint = Endpoint(endpoint.method, OTHER_ROUTE)
+            places.append(index.setdefault(endpoint, len(index)))
         for name, column in other._columns.items():
             mine = self._columns[name]
             if column is not None and mine is None:
@@ -69,6 +78,16 @@ class Counters:
                     mine[place] += value
         for key, amount in other.own.items():
             self.own[key] = self.own.get(key, 0) + amount
+
+    def _admits(self, route: str, max_routes: int | None) -> bool:
+        if not self._routes:
+            self._routes = {endpoint.route for endpoint in self._index} - _NO_ROUTES
+        if route in self._routes or route in _NO_ROUTES:
+            return True
+        if max_routes is not None and len(self._routes) >= max_routes:
+            return False
+        self._routes.add(route)
+        return True
 
     def endpoints(self) -> dict[Endpoint, EndpointTotals]:
         """The totals by endpoint."""

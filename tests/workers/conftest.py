@@ -62,6 +62,13 @@ class Service:
         time.sleep(1.5 * _CENSUS_MIN_INTERVAL)
         return self.scrape()
 
+    def await_workers(self, number: int) -> None:
+        """Return once so many workers listen to the others: each does from its first request on."""
+        deadline = time.monotonic() + 20
+        while self.files()["bell"] < number:
+            assert time.monotonic() < deadline, self.files()
+            time.sleep(0.02)
+
     def visit(self, *paths: str) -> Counter[int]:
         """Ask for each path; which processes answered how often."""
         return Counter(ask(self.url, path) for path in paths)

@@ -305,6 +305,21 @@ def test_a_path_that_is_none_is_an_error(tmp_path):
         host.publish(2)
 
 
+def test_routes_are_bounded_over_all_workers(host):
+    """Workers that come and go with routes of their own: the sum has as many as one worker may have, and all counts."""
+    for number in range(20):
+        directory = host.worker(100 + number, max_routes=5)
+        totals = {Endpoint("GET", f"/made/up/{number}/{n}"): EndpointTotals(1) for n in range(4)}
+        directory.publish(Snapshot(MASTER, host.running[100 + number], 0.0, Counters.of(totals, {})))
+        if number % 2:
+            del host.running[100 + number]
+        directory.fold()
+    found = directory.gather().counters.endpoints()
+    assert sum(totals.requests for totals in found.values()) == 80
+    assert len(found) == 6
+    assert found[Endpoint("GET", "__other__")].requests == 75
+
+
 def test_processes_are_told_apart():
     """A process that ended does not run, whether or not its parent has noticed."""
     child = subprocess.Popen(["sleep", "60"])

@@ -239,6 +239,7 @@ def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
     pids = set()
     while len(pids) < 2:
         pids |= set(service.visit("/clean"))
+    service.await_workers(2)
     service.settled()
     stopped, running = pids
     os.kill(stopped, signal.SIGSTOP)
@@ -270,3 +271,19 @@ def test_types_are_those_of_all_workers(tmp_path):
         name = f"{__name__}.test_types_are_those_of_all_workers.<locals>.Left"
         assert types[name] == 2
     native.stop()
+
+
+def test_a_file_system_without_pipes_is_no_harm(tmp_path, caplog, monkeypatch):
+    """Where no pipe can be made, workers publish and answer all the same, and it is said once."""
+
+    def fail(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "mkfifo", fail)
+    monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=0.1))
+    serve(monitor)
+    until(lambda: files(tmp_path / "shared", "worker"))
+    assert [requests(page(monitor)) for _ in range(3)] == [1, 1, 1]
+    assert [record.getMessage().split(";")[1] for record in caplog.records] == [
+        " other workers' scrapes show what this one last published"
+    ]
