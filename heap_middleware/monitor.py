@@ -1,11 +1,13 @@
 """The one object behind both adapters: it owns the ledger, the recorder, the census and the metrics page."""
 
 import gc
+import itertools
 import logging
 import os
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -29,8 +31,7 @@ from heap_middleware.heap.shared import SharedCensus
 from heap_middleware.settings import HeapSettings
 from heap_middleware.workers import publisher
 from heap_middleware.workers.directory import Gathered
-from heap_middleware.workers.pool import WorkerPool
-from heap_middleware.workers.snapshot import Counters
+from heap_middleware.workers.pool import Known, WorkerPool
 
 __all__ = ["HeapMonitor"]
 
@@ -58,6 +59,8 @@ class HeapMonitor:
             _say_it_is_missing()
         self.key = f"heap_middleware.monitor.{id(self)}"
         """Where the adapters note in an environ or scope that this monitor measures the request already."""
+        self._place = _free_place(self)
+        """Which of the monitors of this process it is that share a directory: the same in all its workers."""
         self._start()
         _monitors.add(self)
 
@@ -195,7 +198,7 @@ class HeapMonitor:
         settings = self.settings
         return WorkerPool(
             settings.workers_dir or "",
-            settings.fingerprint(),
+            f"{zlib.crc32(f'{settings.metrics_path} {self._place}'.encode()):08x}",
             take_census=self._census.get,
             describe=self._describe,
             disturbing=self._disturbing,
@@ -220,10 +223,10 @@ class HeapMonitor:
             except Exception:
                 self.fault("workers")
 
-    def _describe(self) -> tuple[Counters, dict[str, bytes]]:
-        census = self._census.last()
+    def _describe(self) -> Known:
+        census, taken = self._census.last() or (None, None)
         types = {} if census is None else self.retained_types(census)
-        return own_part(self.own_figures(), census, self._totals(), types)
+        return Known(*own_part(self.own_figures(), census, self._totals(), types), taken)
 
     def _totals(self) -> dict[Endpoint, EndpointTotals]:
         return {} if self._recorder is None else self._recorder.totals()
@@ -261,6 +264,16 @@ class HeapMonitor:
 _monitors: "weakref.WeakSet[HeapMonitor]" = weakref.WeakSet()
 _shared: "weakref.WeakValueDictionary[HeapSettings, HeapMonitor]" = weakref.WeakValueDictionary()
 _shared_lock = threading.RLock()
+_places: "weakref.WeakValueDictionary[tuple[str | None, str | None, int], HeapMonitor]" = weakref.WeakValueDictionary()
+
+
+def _free_place(monitor: HeapMonitor) -> int:
+    """The first number that no other monitor has: workers build theirs in the same order."""
+    path, page = monitor.settings.workers_dir, monitor.settings.metrics_path
+    with _shared_lock:
+        number = next(number for number in itertools.count() if (path, page, number) not in _places)
+        _places[path, page, number] = monitor
+    return number
 
 
 def _after_fork() -> None:

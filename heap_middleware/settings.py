@@ -8,7 +8,6 @@ import logging
 import os
 import pkgutil
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -27,7 +26,6 @@ _BOOLEANS: Final = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _BETWEEN_PATTERNS: Final = re.compile(r",(?![^{]*\})(?![^\[]*\])")  # not the commas of {1,2} and [,;]
-_PLAIN: Final = (str, int, float, tuple, type(None))
 _log = logging.getLogger("heap_middleware")
 
 
@@ -221,12 +219,6 @@ class HeapSettings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             object.__setattr__(self, spec.name, _checked(spec.name, value, spec.metadata["kind"].check, spec))
-
-    def fingerprint(self) -> str:
-        """Eight characters that are the same in every process with these settings; objects count by their type."""
-        values = (getattr(self, spec.name) for spec in fields(self))
-        plain = [value if isinstance(value, _PLAIN) else type(value).__qualname__ for value in values]
-        return f"{zlib.crc32(repr(plain).encode()):08x}"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, /, **explicit: Any) -> "HeapSettings":

@@ -181,10 +181,3 @@ def test_a_directory_is_a_path(path):
     """Anything else than a path is refused."""
     with pytest.raises(SettingsError, match=r"workers_dir is .*; allowed: the path of a directory"):
         HeapSettings(workers_dir=path)
-
-
-def test_fingerprints_tell_settings_apart():
-    """Equal settings have the same fingerprint in every process, others another."""
-    assert HeapSettings(top_types=3).fingerprint() == HeapSettings(top_types=3).fingerprint()
-    assert HeapSettings(top_types=3).fingerprint() != HeapSettings(top_types=4).fingerprint()
-    assert HeapSettings(route_of=print).fingerprint() == HeapSettings(route_of=len).fingerprint()

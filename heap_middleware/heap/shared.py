@@ -56,9 +56,10 @@ class SharedCensus:
         flight.done.wait()
         return flight.census if flight.census is not None else self.get()
 
-    def last(self) -> Census | None:
-        """The last census, however old."""
-        return self._last
+    def last(self) -> tuple[Census, float] | None:
+        """The last census, however old, and when it was taken, by the clock; None if there has been none."""
+        with self._lock:
+            return None if self._last is None else (self._last, self._taken)
 
     def _fly(self, flight: _Flight) -> Census:
         try:

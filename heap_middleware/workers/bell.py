@@ -28,22 +28,24 @@ class Bell:
         """What `poll` waits for."""
         # A writer of our own, or the pipe would be ready for ever once another writer has left.
         self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        self._found = os.fstat(self.reader)
 
     def is_there(self) -> bool:
         """Whether the others still find it."""
         try:
-            return os.path.samestat(self._path.lstat(), os.fstat(self.reader))
+            return self._is_ours() and os.path.samestat(self._path.lstat(), self._found)
         except OSError:
             return False
 
     def ring(self) -> None:
         """Wake up whoever waits for it."""
-        _write(self._writer)
+        if self._is_ours():
+            _write(self._writer)
 
     def has_rung(self) -> bool:
         """Whether somebody has rung since this was asked last."""
         try:
-            return os.read(self.reader, _MANY) != b""
+            return self._is_ours() and os.read(self.reader, _MANY) != b""
         except BlockingIOError:
             return False
 
@@ -54,10 +56,17 @@ class Bell:
 
     def close(self) -> None:
         """Close it. The file stays: in a forked child it is the parent's."""
-        for descriptor in (self.reader, self._writer):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self.reader >= 0 and self._is_ours():
+            os.close(self.reader)
+            os.close(self._writer)
         self.reader = self._writer = -1
+
+    def _is_ours(self) -> bool:
+        """Whether the descriptors are still the pipe's: some applications close all they find, as daemons do."""
+        try:
+            return all(os.path.samestat(os.fstat(each), self._found) for each in (self.reader, self._writer))
+        except OSError:
+            return False
 
     def __del__(self) -> None:
         self.close()

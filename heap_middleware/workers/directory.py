@@ -14,7 +14,8 @@ The rules of this file:
   are removed. So who reads the files first, the archive after them, and leaves out the files of those that the archive
   names, counts everybody once, without a lock and without making anybody wait.
 - One service owns the directory. While it lives, the others stay out; what it left when it is gone is swept away.
-- What is wrong with a file costs that file and no more.
+- What is wrong with a file costs that file and no more: it is put aside, as `.bad`. What could not be read or looked at
+  this time is not taken to be gone.
 """
 
 import os
@@ -36,6 +37,9 @@ _TAKE_WAIT: Final = 2.0
 _NAMES_KEPT: Final = 256
 """Names of the folded that the archive keeps. It must name somebody as long as a reader may be at work who saw his
 file: that is a fraction of a second, and this is hundreds of deaths."""
+_ARCHIVED_ROUTES: Final = 4
+"""How many times `max_routes` the archive holds. Each worker knows so many at most, not always the same ones, and they
+come and go. Beyond it a route of the dead is `__other__`, and its counter falls."""
 
 
 class ForeignService(Exception):
@@ -61,7 +65,7 @@ class Gathered:
 
 
 class WorkersDirectory:
-    """The directory as one worker sees it. `reject` hears once of each file that is no good, with the reason.
+    """The directory as one worker sees it. `reject` hears of each file that is no good, with the reason.
 
     Its methods raise OSError when the directory cannot be used, and `ForeignService`.
     """
@@ -84,31 +88,37 @@ class WorkersDirectory:
         self._process = process
         self._reject = reject
         self._patience = patience
-        """Seconds after which another host's service that writes nothing any longer is taken to be gone."""
-        self._max_routes = max_routes
+        """Seconds after which a service that cannot be looked into, and writes nothing any longer, is gone."""
+        self._archived_routes = _ARCHIVED_ROUTES * max_routes
         self._running = running
-        self._rejected: dict[Path, tuple[int, int, int]] = {}
+        self._unreadable: set[Path] = set()
 
     def file(self, kind: str, tag: str | None = None) -> Path:
         """The file of that kind of a worker, by default of this one."""
         return self._path / f"{self._group}-{tag or self._process.tag}.{kind}"
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Write what this worker says of itself."""
+    def publish(self, snapshot: Snapshot, news: float | None = None) -> None:
+        """Write what this worker says of itself. `news` is when it last looked, in seconds since the epoch."""
         self._take()
-        write_whole(self.file("worker"), encode(snapshot), self.file("new"))
+        write_whole(self.file("worker"), encode(snapshot), self.file("new"), news)
+
+    def published(self) -> Counters | None:
+        """What this very process has published before; None if nothing."""
+        self._take()
+        found = self._read(self.file("worker"), self._process.tag)
+        return None if found is None else found.counters
 
     def others(self) -> dict[str, float]:
-        """The other workers' tags, and when each wrote its file, in seconds since the epoch."""
+        """The other workers' tags, and when each last looked, in seconds since the epoch."""
         return {
-            name.tag: written
+            name.tag: news
             for name in self._names("worker")
             if name.group == self._group and name.tag and name.tag != self._process.tag and self._runs(name)
-            if (written := self.written(name.tag)) is not None
+            if (news := self.news(name.tag)) is not None
         }
 
-    def written(self, tag: str) -> float | None:
-        """When a worker wrote its file; None if it is gone."""
+    def news(self, tag: str) -> float | None:
+        """When a worker last looked; None if its file is gone."""
         try:
             return self.file("worker", tag).stat().st_mtime
         except OSError:
@@ -118,18 +128,18 @@ class WorkersDirectory:
         """Read what everybody said."""
         self._take()
         said = [
-            (name.tag, snapshot)
+            (name, snapshot)
             for name in self._names("worker")
-            if name.group == self._group and (snapshot := self._read(name.path, name.tag)) is not None
+            if name.group == self._group and (snapshot := self._readable(name.path, name.tag)) is not None
         ]
-        archive = self._read(self._archive(self._group))
+        archive = self._readable(self._archive(self._group))
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
         while said:
-            tag, snapshot = said.pop()
-            if archive is None or tag not in archive.folded:
-                alive = self._running(snapshot.process.pid) == snapshot.process
-                found.counters.add(snapshot.counters, alive=alive, max_routes=self._max_routes)
+            name, snapshot = said.pop()
+            if archive is None or name.tag not in archive.folded:
+                alive = self._runs(name)
+                found.counters.add(snapshot.counters, alive=alive)
                 if alive:  # its counters are in the sum; to keep them would take as much again as the page
                     found.workers.append(replace(snapshot, counters=Counters()))
         return found
@@ -145,20 +155,30 @@ class WorkersDirectory:
             for group in {name.group for name in gone if name.kind == "worker"}:
                 self._fold(group, [name for name in gone if name.group == group and name.kind == "worker"])
             for name in gone:
-                remove(name.path)
+                self._sweep(name.path)
 
     def _fold(self, group: str, gone: list[_Name]) -> None:
         path = self._archive(group)
         archive = self._read(path)
         counters, folded = (Counters(), ()) if archive is None else (archive.counters, archive.folded)
+        if all(name.tag in folded for name in gone):
+            return  # whoever folded them was killed before their files were removed, or cannot remove them
         for name in gone:
-            if name.tag in folded:  # whoever folded it was killed before its file was removed
-                folded = tuple(tag for tag in folded if tag != name.tag)
-            elif (snapshot := self._read(name.path, name.tag)) is not None:
-                counters.add(snapshot.counters, alive=False, max_routes=self._max_routes)
-            folded = (*folded, str(name.tag))
-        written = Snapshot(self._service, self._process, 0.0, counters, folded=folded[-_NAMES_KEPT:])
-        write_whole(path, encode(written), path.with_suffix(".fold"))
+            if name.tag not in folded and (snapshot := self._read(name.path, name.tag)) is not None:
+                counters.add(snapshot.counters, alive=False, max_routes=self._archived_routes)
+        tags = [str(name.tag) for name in gone]
+        folded = (*(tag for tag in folded if tag not in tags), *tags)[-max(_NAMES_KEPT, len(tags)) :]
+        write_whole(
+            path,
+            encode(Snapshot(self._service, self._process, 0.0, counters, folded=folded)),
+            path.with_suffix(".fold"),
+        )
+
+    def _sweep(self, path: Path) -> None:
+        try:
+            remove(path)
+        except OSError as error:
+            self._note(path, f"it cannot be removed: {error.strerror}")
 
     def _take(self) -> None:
         """See to it that the directory is there and this service's."""
@@ -167,7 +187,7 @@ class WorkersDirectory:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(self._path / "lock", _TAKE_WAIT) as held:
             if not held:
-                raise BlockingIOError(f"{self._path} has been locked by another process for {_TAKE_WAIT:g} s")
+                raise BlockingIOError(f"it has been locked by another process for {_TAKE_WAIT:g} s")
             owner = self._owner()
             if owner == self._service:
                 return
@@ -175,7 +195,7 @@ class WorkersDirectory:
                 raise ForeignService(f"another service uses it: that of the process {owner.pid} on {owner.home}")
             for name in self._names():
                 if not self._is_of_this_service(name):
-                    remove(name.path)
+                    self._sweep(name.path)
             mine = Snapshot(self._service, self._process, 0.0, Counters())
             write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
@@ -187,17 +207,20 @@ class WorkersDirectory:
         if name.kind in ("worker", "archive"):
             found = self._read(name.path, any_service=True)
             return found is not None and found.service == self._service
-        return self._runs(name)
+        return name.tag is not None and self._runs(name)
 
     def _lives(self, service: Process) -> bool:
-        if self._service.replaces(service):
-            return False
         if service.home == self._service.home:
             return service.started != "" and self._running(service.pid) == service
-        written = [name.path.stat().st_mtime for name in self._names("worker")]
+        # A container's processes cannot be seen from another one, or from the same one that was started anew.
+        written = [name.path.lstat().st_ctime for name in self._names("worker")]
         return time.time() - max(written, default=0.0) < self._patience
 
     def _read(self, path: Path, tag: str | None = None, *, any_service: bool = False) -> Snapshot | None:
+        """A file's content; None if there is none, or none that is any good.
+
+        Raises OSError if it could not be read this time: whoever then took it for gone would throw it away.
+        """
         try:
             data = read_whole(path)
             if data is None:
@@ -207,30 +230,48 @@ class WorkersDirectory:
                 raise UnusableFile(f"it is that of another service, of the process {snapshot.service.pid}")
             if tag not in (None, snapshot.process.tag):
                 raise UnusableFile(f"it is that of another process, {snapshot.process.pid}")
-        except (UnusableFile, DamagedSnapshot, OSError) as error:
-            self._note(path, str(error))
+        except (UnusableFile, DamagedSnapshot) as error:
+            self._put_aside(path, str(error))
             return None
         return snapshot
 
-    def _note(self, path: Path, reason: str) -> None:
+    def _readable(self, path: Path, tag: str | None = None) -> Snapshot | None:
+        """The same for who only looks: a file that cannot be read this time is left out, and nothing follows."""
         try:
-            found = path.lstat()
-        except OSError:  # gone by now
+            return self._read(path, tag)
+        except OSError as error:
+            self._note(path, f"it cannot be read: {error.strerror}")
+            return None
+
+    def _put_aside(self, path: Path, reason: str) -> None:
+        """Rename a file that is no good, so that one worker of all meets it, and that once."""
+        aside = path.with_suffix(".bad")
+        try:
+            os.replace(path, aside)
+        except FileNotFoundError:  # another worker was faster
             return
-        identity = found.st_ino, found.st_mtime_ns, found.st_size
-        if self._rejected.get(path) != identity:
-            self._rejected = {known: seen for known, seen in self._rejected.items() if known.exists()}
-            self._rejected[path] = identity
+        except OSError as error:
+            self._note(path, f"{reason}, and it cannot be renamed: {error.strerror}")
+            return
+        self._reject(aside, reason)
+
+    def _note(self, path: Path, reason: str) -> None:
+        """Report what stays as it is: once."""
+        if path not in self._unreadable:
+            self._unreadable = {known for known in self._unreadable if os.path.lexists(known)} | {path}
             self._reject(path, reason)
 
     def _archive(self, group: str) -> Path:
         return self._path / f"{group}.archive"
 
     def _runs(self, name: _Name) -> bool:
-        """Whether the worker of a file runs; an archive is nobody's."""
+        """Whether the worker of a file runs; an archive is nobody's. Who cannot be looked at is not taken for dead."""
         if name.tag is None:
             return True
-        found = self._running(name.pid)
+        try:
+            found = self._running(name.pid)
+        except OSError:
+            return True
         return found is not None and found.tag == name.tag
 
     def _names(self, kind: str | None = None) -> Iterator[_Name]:

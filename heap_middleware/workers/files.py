@@ -1,5 +1,6 @@
 """Files that several processes read and write: whole or not at all, for their owner only, and no links."""
 
+import errno
 import os
 import stat
 import sys
@@ -27,14 +28,21 @@ class UnusableFile(ValueError):
     """A file that is not ours to read; the message says why."""
 
 
-def write_whole(path: Path, data: bytes, scratch: Path) -> None:
-    """Write a file so that nobody sees half of it: under the name `scratch`, then renamed. Raises OSError."""
+def write_whole(path: Path, data: bytes, scratch: Path, modified: float | None = None) -> None:
+    """Write a file so that nobody sees half of it: under the name `scratch`, then renamed. Raises OSError.
+
+    `modified`, in seconds since the epoch, is the time that the file shows as that of its last change.
+    """
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"{len(data)} bytes are more than others would read, {_MAX_BYTES}")
     remove(scratch)  # of one that was killed while it wrote
     try:
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
         with open(descriptor, "wb", buffering=0) as file:
             while data:
                 data = data[file.write(data) :]
+        if modified is not None:
+            os.utime(scratch, (modified, modified))
         os.replace(scratch, path)
     except BaseException:
         with suppress(OSError):
@@ -48,7 +56,11 @@ def read_whole(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as file:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnusableFile("it is a link") from error
+        raise
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise UnusableFile("it is no regular file")
@@ -56,7 +68,10 @@ def read_whole(path: Path) -> bytes | None:
             raise UnusableFile(f"it belongs to the user {found.st_uid}")
         if found.st_size > _MAX_BYTES:
             raise UnusableFile(f"it has {found.st_size} bytes, more than {_MAX_BYTES}")
-        return file.read(found.st_size)  # a limit makes a buffer of its size
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(found.st_size)  # a limit would make a buffer of its size
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

@@ -3,40 +3,48 @@
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from heap_middleware.workers import publisher
 from heap_middleware.workers.bell import Bell, can_ring, ring
 from heap_middleware.workers.directory import ForeignService, Gathered, WorkersDirectory
-from heap_middleware.workers.processes import Process, service, this_process
+from heap_middleware.workers.processes import service, this_process
 from heap_middleware.workers.snapshot import Counters, Snapshot
 
-__all__ = ["WorkerPool"]
+__all__ = ["Known", "WorkerPool"]
 
 _log = logging.getLogger("heap_middleware")
 _POLL: Final = 0.005
+_PATIENCE: Final = 4
+"""Intervals without a word after which a service that cannot be looked into is taken to be gone."""
+_LAST_WORD: Final = 5.0
+"""Seconds that the end of a process waits for a publication that is under way."""
 _ALONE: Final = "until it can, a scrape of this process may show this process alone"
 _MEANWHILE: Final = {
     "read": _ALONE,
     "write": _ALONE,
     "make a pipe in": "other workers' scrapes show what this one last published",
 }
-_PATIENCE: Final = 4
-"""Intervals without a word after which a service on another host is taken to be gone."""
-_claimed: "weakref.WeakValueDictionary[tuple[str, str, Process], WorkerPool]" = weakref.WeakValueDictionary()
-"""Whose files have which names in this process."""
+
+
+class Known(NamedTuple):
+    """What there is to say of this process."""
+
+    counters: Counters
+    gauges: Mapping[str, bytes]
+    """As lines of the exposition format, by family."""
+    taken: float | None
+    """When the census was taken that the gauges show, by the monotonic clock; None if there has been none."""
 
 
 class WorkerPool:
     """A process and its siblings. No fault of the directory's is raised: then this process answers alone.
 
-    `group` names the monitor: the same in all workers, another for each monitor of a process. `describe` says what was
-    counted, and gives the gauges as lines of the exposition format by family. What happens in `disturbing` is no
-    request's doing. `recent` is the age in seconds up to which what another worker wrote is as good as new.
+    `group` names the monitor: the same in all workers, another for each monitor of a process. What happens in
+    `disturbing` is no request's doing. `recent` is the age in seconds up to which a census is as good as new.
     """
 
     def __init__(
@@ -45,7 +53,7 @@ class WorkerPool:
         group: str,
         *,
         take_census: Callable[[], object],
-        describe: Callable[[], tuple[Counters, Mapping[str, bytes]]],
+        describe: Callable[[], Known],
         disturbing: Callable[[], AbstractContextManager[None]],
         interval: float,
         wait: float,
@@ -72,7 +80,10 @@ class WorkerPool:
         self._starting = threading.RLock()
         self._publishing = threading.Lock()
         self._directory: WorkersDirectory | None = None
+        self._before: Counters | None = None
+        """What a monitor published that had this one's place in this process before; None: not known yet."""
         self._bell: Bell | None = None
+        self._left = False
         self._trouble: dict[str, str] = {}
 
     def start(self) -> WorkersDirectory:
@@ -80,18 +91,17 @@ class WorkerPool:
         with self._starting:
             if self._directory is None:
                 self._process, self._service = this_process(), service()
-                self._rival = _claimed.setdefault((self.path, self._group, self._process), self) is not self
-                patience = _PATIENCE * self.interval
+                self._epoch = time.time() - time.monotonic()  # once: of one census, all publications show one moment
                 self._directory = WorkersDirectory(
                     self.path,
                     self._group,
                     self._service,
                     self._process,
                     self._reject,
-                    patience=patience,
+                    patience=_PATIENCE * self.interval,
                     max_routes=self._max_routes,
                 )
-                publisher.add(self)
+            publisher.add(self)
             return self._directory
 
     def bell(self) -> Bell | None:
@@ -103,14 +113,13 @@ class WorkerPool:
 
         What the census raises is raised.
         """
-        directory = self.start()
+        directory = self._started()
         asked = self._ask(directory)
         deadline = time.monotonic() + self._wait
         self._take_census()
-        mine = self._publish(directory)
+        mine = self._publish(directory, self._wait)
         self._await(directory, asked, deadline)
         try:
-            self._insist()
             found = directory.gather()
             self._fine("read")
         except (OSError, ForeignService) as error:
@@ -128,34 +137,50 @@ class WorkerPool:
                 if fresh:
                     self._take_census()
                 began = time.monotonic()
-                self._publish(self.start())
+                self._publish(self._started(), self._wait)
                 self.spent += time.monotonic() - began
         except Exception:
             self._fault()
 
     def leave(self) -> None:
-        """Say the last word, and listen no longer."""
-        self.publish(fresh=False)
+        """Say the last word, and listen no longer. Raises nothing."""
+        try:
+            self._publish(self._started(), _LAST_WORD)
+        except Exception:
+            self._fault()
+        self._left = True
         if self._bell is not None:
             self._bell.remove()
 
-    def _publish(self, directory: WorkersDirectory) -> Snapshot:
+    def _started(self) -> WorkersDirectory:
+        try:
+            return self.start()
+        except RuntimeError:  # no thread can be started now: what it would have published, scrapes do
+            if self._directory is None:
+                raise
+            return self._directory
+
+    def _publish(self, directory: WorkersDirectory, wait: float) -> Snapshot:
         # What is read later must be written later, or counters would go down. Who waits here for himself, in a
         # finalizer or signal handler, does without.
-        mine = self._publishing.acquire(timeout=max(self._wait, _POLL))
+        mine = self._publishing.acquire(timeout=max(wait, _POLL))
         try:
-            snapshot = Snapshot(self._service, self._process, time.monotonic(), *self._describe())
-            if mine:
-                self._write(directory, snapshot)
+            known = self._describe()
+            taken = time.monotonic() if known.taken is None else known.taken
+            snapshot = Snapshot(self._service, self._process, taken, known.counters, known.gauges)
+            if mine and not self._left:
+                self._write(directory, snapshot, known.taken)
             return snapshot
         finally:
             if mine:
                 self._publishing.release()
 
-    def _write(self, directory: WorkersDirectory, snapshot: Snapshot) -> None:
+    def _write(self, directory: WorkersDirectory, snapshot: Snapshot, taken: float | None) -> None:
         try:
-            self._insist()
-            directory.publish(snapshot)
+            if self._before is None:
+                self._before = directory.published() or Counters()
+            snapshot.counters.add(self._before, alive=False)
+            directory.publish(snapshot, 0.0 if taken is None else taken + self._epoch)
             directory.fold()
             self._fine("write")
         except (OSError, ForeignService) as error:
@@ -168,22 +193,25 @@ class WorkerPool:
         except OSError as error:  # a file system without pipes: what is known arrives an interval late
             self._say("make a pipe in", error)
 
-    def _insist(self) -> None:
-        """Two monitors with one name would write one file. Raises `ForeignService` for the second."""
-        if self._rival:
-            raise ForeignService("another monitor of this process has the same settings and uses it")
-
     def _ask(self, directory: WorkersDirectory) -> dict[str, float]:
+        """Ring at those whose census is not of this moment; returns of when it is."""
         try:
             others = directory.others()
         except OSError:  # whoever writes next will say so
             return {}
         now = time.time()
         return {
-            tag: written
-            for tag, written in others.items()
-            if not 0 <= now - written < self._recent and ring(directory.file("bell", tag))
+            tag: news
+            for tag, news in others.items()
+            if not 0 <= now - news < self._recent and ring(directory.file("bell", tag))
         }
+
+    def _await(self, directory: WorkersDirectory, asked: Mapping[str, float], deadline: float) -> None:
+        """Wait until all that were asked have looked."""
+        began = time.monotonic()
+        while any(directory.news(tag) == before for tag, before in asked.items()) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        self.waited += time.monotonic() - began
 
     def _reject(self, path: Path, reason: str) -> None:
         self.rejected += 1
@@ -191,16 +219,10 @@ class WorkerPool:
 
     def _say(self, what: str, error: Exception) -> None:
         """Say once what is wrong; once again when it was fine in between."""
-        if str(error) not in self._trouble.values():  # what cannot be written to cannot be read either, as a rule
-            _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, error, _MEANWHILE[what])
-        self._trouble[what] = str(error)
+        reason = getattr(error, "strerror", None) or str(error)
+        if reason not in self._trouble.values():  # what cannot be written to cannot be read either, as a rule
+            _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, reason, _MEANWHILE[what])
+        self._trouble[what] = reason
 
     def _fine(self, what: str) -> None:
         self._trouble.pop(what, None)
-
-    def _await(self, directory: WorkersDirectory, asked: Mapping[str, float], deadline: float) -> None:
-        """Wait until all that were asked have written."""
-        began = time.monotonic()
-        while any(directory.written(tag) == before for tag, before in asked.items()) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        self.waited += time.monotonic() - began

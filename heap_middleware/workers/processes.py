@@ -5,6 +5,7 @@ A process is its id *and* the moment it started, which stays the same as long as
 process ids only, so each carries the name of its namespace and host.
 """
 
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -17,6 +18,9 @@ from typing import Final, NamedTuple
 __all__ = ["Process", "running", "service", "this_process"]
 
 _PROC: Final = Path("/proc")
+_STACK: Final = 25
+"""Where in `/proc/<pid>/stat`, after the name, the address of the stack is: the kernel draws it when a program starts
+(Linux 2.6 and later), and forks share it."""
 _GONE: Final = (b"Z", b"X")
 """States of a process that ended: one that its parent has not noticed yet, and one that is being taken away."""
 
@@ -35,10 +39,6 @@ class Process(NamedTuple):
         """The same in a few characters, for names of files."""
         return f"{self.pid}-{zlib.crc32(f'{self.started} {self.home}'.encode()):08x}"
 
-    def replaces(self, other: "Process") -> bool:
-        """Whether the other one must be gone, because its container was started anew on the same host."""
-        return self.home != other.home and self.home.partition(" ")[2] == other.home.partition(" ")[2]
-
 
 def running(pid: int) -> Process | None:
     """The process that runs under an id. One that ended and waits for its parent to notice does not."""
@@ -53,13 +53,15 @@ def this_process() -> Process:
 
 @cache  # and so inherited by what a serving process forks
 def service() -> Process:
-    """What is the same for all workers of a service and another after its restart.
+    """What is the same for all workers of a service and another after its restart: the master, or the one process.
 
-    The parent, where it is a master: it runs the same program, as gunicorn's, uvicorn's and uWSGI's do. Else this
-    process.
+    Workers are made by `multiprocessing` (uvicorn's), or forked from a master that goes on in the same memory
+    (gunicorn's, uWSGI's). A supervisor or a script that starts a server is not part of it.
     """
-    parent = os.getppid()
-    return _process(parent if _is_same_program(parent) else os.getpid())
+    pid = os.getpid()
+    while (parent := _parent(pid)) is not None and (_share_memory_layout(pid, parent) or _is_spawned(pid)):
+        pid = parent
+    return _process(pid)
 
 
 def _process(pid: int) -> Process:
@@ -67,31 +69,56 @@ def _process(pid: int) -> Process:
 
 
 def _started(pid: int) -> str | None:
-    """When it started; None if it does not run."""
-    if _has_proc():
-        try:
-            # The second field is the program's name in brackets, and may contain anything.
-            fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in _GONE else f"{fields[19].decode()}@{_boot()}"
-    return _asked(pid, "stat=", "lstart=")
-
-
-def _is_same_program(pid: int) -> bool:
+    """When it started; None if it does not run. Raises OSError if that cannot be found out now."""
     if not _has_proc():
-        return _asked(pid, "comm=") == _asked(os.getpid(), "comm=") is not None
+        return _asked(pid, "stat=", "lstart=")
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in _GONE else f"{fields[19].decode()}@{_boot()}"
+
+
+def _stat(pid: int) -> list[bytes] | None:
     try:
-        return os.readlink(_PROC / str(pid) / "exe") == os.readlink(_PROC / "self" / "exe")
-    except PermissionError:  # a master that its workers have left for another user, or init
-        return _name(str(pid)) == _name("self")
-    except OSError:
+        # The second field is the program's name in brackets, and may contain anything; those after it are returned.
+        return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _parent(pid: int) -> int | None:
+    if not _has_proc():
+        found = _asked(pid, "ppid=")
+        return int(found) if found else None
+    fields = _stat(pid)
+    return None if fields is None or int(fields[1]) == 0 else int(fields[1])
+
+
+def _share_memory_layout(pid: int, parent: int) -> bool:
+    """Whether one was forked from the other and has run no other program since."""
+    if not _has_proc():
+        return _asked(pid, "command=") == _asked(parent, "command=") is not None
+    mine, other = _stat(pid), _stat(parent)
+    if mine is None or other is None:
         return False
+    if other[_STACK] not in (b"0", b"1"):
+        return mine[_STACK] == other[_STACK]
+    # Not shown: a master that its workers have left for another user, or init. Masters and workers may call themselves
+    # "gunicorn: master" and "gunicorn: worker"; otherwise they have the same command line.
+    return _command(pid) == _command(parent)
 
 
-def _name(pid: str) -> str:
-    # Masters and workers may call themselves so: "gunicorn: master", "gunicorn: worker".
-    return (_PROC / pid / "comm").read_text().partition(":")[0].strip()
+def _is_spawned(pid: int) -> bool:
+    """Whether `multiprocessing` started it, or started the server that forks for it: both say so in their commands."""
+    if pid == os.getpid() and multiprocessing.parent_process() is not None:
+        return True
+    command = _command(pid) if _has_proc() else (_asked(pid, "command=") or "").encode()
+    return b"--multiprocessing-fork" in command or b"multiprocessing.forkserver" in command
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().partition(b": ")[0]
+    except OSError:
+        return b"%d" % pid  # like no other
 
 
 def _asked(pid: int, *columns: str) -> str | None:

@@ -17,6 +17,8 @@ from heap_middleware.workers.bell import Bell
 __all__ = ["Publishes", "add", "forget_in_child"]
 
 _NAME: Final = "heap_middleware-publisher"
+_LOOK: Final = 1.0
+"""Seconds after which the thread looks for pools and pipes that are new; what that costs is some ten microseconds."""
 
 
 class Publishes(Protocol):
@@ -42,53 +44,68 @@ class _Publisher:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        self.due: weakref.WeakKeyDictionary[Publishes, float] = weakref.WeakKeyDictionary()
+        self._due: weakref.WeakKeyDictionary[Publishes, float] = weakref.WeakKeyDictionary()
         """When each pool is to publish next, by the monotonic clock."""
+
+    def pools(self) -> list["weakref.ref[Publishes]"]:
+        """Those that are looked after, held by nobody meanwhile."""
+        with self._lock:
+            return self._due.keyrefs()
+
+    def pools_of_parent(self) -> list["weakref.ref[Publishes]"]:
+        """The same in a forked child, where nobody else runs, and a thread that is none may hold the lock."""
+        return self._due.keyrefs()
 
     def add(self, pool: Publishes) -> None:
         with self._lock:
-            self.due[pool] = time.monotonic()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
-                self._thread.start()
-                return
-        for other in list(self.due):
-            if (bell := other.bell()) is not None:
-                bell.ring()  # wakes the thread, which does not know of the new one
+            if pool not in self._due:
+                self._due[pool] = time.monotonic()
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
-        while (seconds := self._publish()) is not None:
-            self._sleep(seconds)
+        while self._publish():
+            self._sleep()
 
-    def _publish(self) -> float | None:
-        """Publish what is asked for or due; returns how long nothing else will be, None if nobody is left."""
+    def _publish(self) -> bool:
+        """Publish what is asked for or due; False once nobody is left."""
         with self._lock:
-            pools = self.due.keyrefs()
+            pools = self._due.keyrefs()
             if not pools:
                 self._thread = None
-                return None
+                return False
         for reference in pools:
             pool = reference()  # held no longer than its turn takes
             if pool is None:
                 continue
             bell = pool.bell()
             asked = bell is not None and bell.has_rung()
-            if asked or time.monotonic() >= self.due.get(pool, 0.0):
+            if asked or time.monotonic() >= self._due.get(pool, 0.0):
                 pool.publish(fresh=asked)
-                self.due[pool] = time.monotonic() + pool.interval
+                with self._lock:
+                    self._due[pool] = time.monotonic() + pool.interval
             del pool
-        return min(self.due.values(), default=0.0) - time.monotonic()
+        return True
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self) -> None:
+        with self._lock:
+            seconds = min(self._due.values(), default=0.0) - time.monotonic()
+        seconds = min(max(seconds, 0.0), _LOOK)
         # The bells are held while they are waited for, so that none is closed meanwhile; the pools are not.
-        bells = [bell for pool in list(self.due) if (bell := pool.bell()) is not None]
+        bells = self._bells()
         if not bells:
-            time.sleep(max(0.0, seconds))
+            time.sleep(seconds)
             return
         poll = select.poll()
         for bell in bells:
             poll.register(bell.reader, select.POLLIN)
-        poll.poll(max(0.0, seconds) * 1000)
+        poll.poll(seconds * 1000)
+
+    def _bells(self) -> list[Bell]:
+        found = [pool.bell() for reference in self.pools() if (pool := reference()) is not None]
+        return [bell for bell in found if bell is not None and bell.is_there()]
 
 
 _publisher = _Publisher()
@@ -96,7 +113,7 @@ _at_exit = False
 
 
 def add(pool: Publishes) -> None:
-    """Look after a pool as long as it lives."""
+    """Look after a pool as long as it lives. May be called again. Raises RuntimeError if no thread can be started."""
     global _at_exit
     if not _at_exit:
         _at_exit = True
@@ -111,12 +128,14 @@ def add(pool: Publishes) -> None:
 def forget_in_child() -> None:
     """A forked child looks after its own."""
     global _publisher, _at_exit
-    for pool in list(_publisher.due):
-        if (bell := pool.bell()) is not None:
+    for reference in _publisher.pools_of_parent():
+        pool = reference()
+        if pool is not None and (bell := pool.bell()) is not None:
             bell.close()
     _publisher, _at_exit = _Publisher(), False
 
 
 def _last_word() -> None:
-    for pool in list(_publisher.due):
-        pool.leave()
+    for reference in _publisher.pools():
+        if (pool := reference()) is not None:
+            pool.leave()

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from heap_middleware.exposition.pages import PageRequest
 from heap_middleware.workers import publisher
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
+OBJECTS = ("object_count", "application.Leaked")
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
@@ -146,16 +148,26 @@ def test_a_directory_that_cannot_be_used_is_said_once(tmp_path, caplog):
     assert "Not a directory" in said[0]
 
 
-def test_two_monitors_with_one_name_do_not_mix(monitor, caplog):
-    """A second monitor with the same settings in one process answers for itself alone, and says so; others join in."""
-    second = HeapMonitor(monitor.settings)
-    other = HeapMonitor(settings(monitor.settings.workers_dir, top_types=7))
-    for each, count in ((monitor, 1), (second, 2), (other, 4)):
+def test_monitors_of_one_process_do_not_mix(monitor, tmp_path, caplog):
+    """Each monitor of a process has files of its own, whether or not their settings are equal."""
+    others = [HeapMonitor(monitor.settings), HeapMonitor(settings(monitor.settings.workers_dir, top_types=7))]
+    for count, each in enumerate((monitor, *others), 1):
         serve(each, count)
-    assert [requests(page(each)) for each in (monitor, second, other)] == [1, 2, 4]
-    assert [record.getMessage().split(": ")[1].split(";")[0] for record in caplog.records] == [
-        "another monitor of this process has the same settings and uses it"
-    ]
+    assert [requests(page(each)) for each in (monitor, *others)] == [1, 2, 3]
+    assert len(files(tmp_path / "shared", "worker")) == 3
+    assert caplog.records == []
+
+
+def test_a_monitor_that_is_built_again_goes_on_counting(tmp_path):
+    """A framework that builds its stack anew: what was counted is still there."""
+    monitor = HeapMonitor(settings(tmp_path / "shared"))
+    serve(monitor, 5)
+    assert requests(page(monitor)) == 5
+    del monitor
+    until(lambda: gc.collect() >= 0 and not looked_after(tmp_path))
+    monitor = HeapMonitor(settings(tmp_path / "shared", top_types=7))
+    serve(monitor, 1)
+    assert [requests(page(monitor)) for _ in range(2)] == [6, 6]
 
 
 def test_a_damaged_file_is_counted_once(monitor, tmp_path, caplog):
@@ -165,8 +177,9 @@ def test_a_damaged_file_is_counted_once(monitor, tmp_path, caplog):
     (file,) = files(tmp_path / "shared", "worker")
     pid = os.getppid()  # of a process that lives
     file.with_name(file.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"nonsense")
+    page(monitor)
     rejected = [samples(page(monitor))[("heap_worker_files_rejected_total",)] for _ in range(3)]
-    assert rejected[-1] == 1
+    assert rejected == [1, 1, 1]
     assert len([record for record in caplog.records if "leaves out" in record.getMessage()]) == 1
 
 
@@ -195,7 +208,43 @@ def test_thirty_middlewares_share_one_thread(tmp_path):
     assert len(threads()) == 1
     monitors.clear()
     del monitor
-    until(lambda: gc.collect() >= 0 and not [pool for pool in publisher._publisher.due if str(tmp_path) in pool.path])
+    until(lambda: gc.collect() >= 0 and not looked_after(tmp_path))
+
+
+def looked_after(path):
+    pools = [reference() for reference in publisher._publisher.pools()]
+    return [pool for pool in pools if pool is not None and str(path) in pool.path]
+
+
+def test_a_thread_that_cannot_be_started_is_started_later(tmp_path, monkeypatch):
+    """No more threads for a while: requests and scrapes are served, and publications begin as soon as they can."""
+    monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=0.1))
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher, "_publisher", publisher._Publisher())
+        patch.setattr(threading.Thread, "start", lambda _: no_more())
+        serve(monitor)
+        assert requests(page(monitor)) == 1
+        patch.undo()
+        patch.setattr(publisher, "_publisher", publisher._Publisher())
+        assert requests(page(monitor)) == 1
+        serve(monitor)
+        until(lambda: files(tmp_path / "shared", "bell"))
+        assert len(looked_after(tmp_path)) == 1
+
+
+def no_more():
+    raise RuntimeError("can't start new thread")
+
+
+def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
+    """Whatever a worker publishes unasked, a scrape asks it for a new census, and shows none that is older."""
+    service = workers("gunicorn", number=3, publish_interval=0.1, census_min_interval=0.05, top_types=10_000)
+    seen = Counter()
+    for _ in range(8):
+        seen += service.visit(*["/leak"] * 30)
+        service.await_workers(len(seen))
+        leaked = {int(key[2]): value for key, value in service.settled().items() if key[:2] == OBJECTS}
+        assert leaked == seen
 
 
 def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):

@@ -121,6 +121,22 @@ def test_workers_that_end_politely_take_nothing_with_them(workers):
     assert service.files()["worker"] <= 2
 
 
+def test_a_reload_with_another_setting_keeps_the_counts(workers, tmp_path):
+    """HUP starts new workers of the same service: what the old ones counted stays."""
+    config = tmp_path / "reload.py"
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=50"]')
+    service = workers("gunicorn", "--config", str(config), number=2)
+    old = service.visit(*PATHS * 10)
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=60"]')
+    os.kill(service.server.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while set(children(service.server.process.pid)[0]) & set(old):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    service.visit("/clean")
+    assert counted(service.settled()) == {"/leak": 10, "/clean": 11, "/other": 10}
+
+
 def test_a_leak_is_the_same_with_many_workers(workers):
     """What a request leaks comes out the same, whether one worker serves it or four."""
     leaks = {}

@@ -1,0 +1,89 @@
+"""Which process is meant, and which processes are one service."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from heap_middleware.workers import processes
+from heap_middleware.workers.processes import running, this_process
+
+SCRIPT = """
+import multiprocessing, os, sys
+from heap_middleware.workers.processes import service
+
+def tell(queue):
+    queue.put(service())
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.SimpleQueue()
+    told = []
+    for _ in range(2):
+        child = context.Process(target=tell, args=(queue,))
+        child.start()
+        told.append(queue.get())
+        child.join()
+    print(told[0] == told[1], service().pid == os.getpid(), told[0] == service())
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_one_master_are_one_service(method, tmp_path):
+    """However a master makes its workers. Which Python program started the master, as here, does not matter."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, script, method], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
+
+
+def test_a_child_of_a_forked_worker_belongs_to_its_service():
+    """A helper that a worker forks is not the master of a service of its own."""
+    code = """
+import os
+from heap_middleware.workers.processes import service
+master = os.getpid()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os._exit(0 if service().pid == master else 1)
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_master_of_another_user_is_found_by_its_command_line(monkeypatch):
+    """Where a worker may not see its master's memory layout, because it has become another user."""
+    stat = processes._stat
+
+    def hidden(pid):
+        fields = stat(pid)
+        if fields is not None and pid != os.getpid():
+            fields[25] = b"0"
+        return fields
+
+    monkeypatch.setattr(processes, "_stat", hidden)
+    code = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as other:
+        while Path(f"/proc/{other.pid}/cmdline").read_bytes().split(b"\0")[1:2] != [b"-c"]:
+            time.sleep(0.01)
+        assert not processes._share_memory_layout(os.getpid(), other.pid)
+        monkeypatch.setattr(processes, "_command", lambda pid: b"gunicorn")
+        assert processes._share_memory_layout(os.getpid(), other.pid)
+
+
+def test_processes_are_told_apart():
+    """A process that ended does not run, whether or not its parent has noticed."""
+    child = subprocess.Popen(["sleep", "60"])
+    found = running(child.pid)
+    assert found == running(child.pid)
+    assert found != this_process() == running(os.getpid())
+    child.kill()
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert running(child.pid) is None
+    child.wait()
+    assert running(child.pid) is None
