@@ -54,8 +54,11 @@ def measure(workers: int, routes: int, types: int, types_per_route: int) -> list
             settings = HeapSettings(workers_dir=path, attribution=True, census_min_interval=3600, publish_interval=3600)
             monitor = HeapMonitor(settings)
             fill(monitor, routes)
+            scrape(monitor, "")
+            (own,) = Path(path).glob("*.worker")
+            group = own.name.partition("-")[0]
             for sleeper in sleepers:
-                publish(path, settings.fingerprint(), sleeper.pid, figures(routes, types, types_per_route))
+                publish(path, group, sleeper.pid, figures(routes, types, types_per_route))
             size = max(file.stat().st_size for file in Path(path).glob("*.worker"))
             body, plain = timed(lambda: scrape(monitor, ""))
             _, packed = timed(lambda: scrape(monitor, "gzip"))
