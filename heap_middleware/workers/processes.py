@@ -41,7 +41,11 @@ class Process(NamedTuple):
 
 
 def running(pid: int) -> Process | None:
-    """The process that runs under an id. One that ended and waits for its parent to notice does not."""
+    """The process that runs under an id. One that ended and waits for its parent to notice does not.
+
+    Raises OSError where that cannot be found out, as on Windows, which has no `ps`: nobody is taken for dead then, and
+    what the dead leave is swept away by the next service.
+    """
     started = _started(pid)
     return None if started is None else Process(pid, started, _home())
 
@@ -59,19 +63,27 @@ def service() -> Process:
     (gunicorn's, uWSGI's). A supervisor or a script that starts a server is not part of it.
     """
     pid = os.getpid()
-    while (parent := _parent(pid)) is not None and (_share_memory_layout(pid, parent) or _is_spawned(pid)):
-        pid = parent
+    try:
+        while (parent := _parent(pid)) is not None and (_share_memory_layout(pid, parent) or _is_spawned(pid)):
+            pid = parent
+    except OSError:  # nobody can be asked, as on Windows, which forks nothing
+        pid = os.getpid() if multiprocessing.parent_process() is None else os.getppid()
     return _process(pid)
 
 
 def _process(pid: int) -> Process:
-    return running(pid) or Process(pid, "", _home())
+    try:
+        found = running(pid)
+    except OSError:
+        found = None
+    return found or Process(pid, "", _home())
 
 
 def _started(pid: int) -> str | None:
     """When it started; None if it does not run. Raises OSError if that cannot be found out now."""
     if not _has_proc():
-        return _asked(pid, "stat=", "lstart=")
+        state, _, started = (_asked(pid, "stat=", "lstart=") or "Z").partition(" ")
+        return None if state.startswith("Z") else started.strip()
     fields = _stat(pid)
     return None if fields is None or fields[0] in _GONE else f"{fields[19].decode()}@{_boot()}"
 
@@ -129,10 +141,9 @@ def _asked(pid: int, *columns: str) -> str | None:
         done = subprocess.run(  # noqa: S603 - numbers and names of our own
             command, capture_output=True, text=True, timeout=5, check=False, env=environment
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    answer = done.stdout.split()
-    return None if not answer or answer[0].startswith("Z") else " ".join(answer[len(columns) - 1 :])
+    except subprocess.SubprocessError as error:
+        raise OSError(str(error)) from error
+    return done.stdout.strip() or None
 
 
 @cache

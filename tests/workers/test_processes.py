@@ -75,6 +75,14 @@ def test_a_master_of_another_user_is_found_by_its_command_line(monkeypatch):
         assert processes._share_memory_layout(os.getpid(), other.pid)
 
 
+@pytest.fixture(params=["proc", "ps"])
+def source(request, monkeypatch):
+    """Where it is looked up: Linux has /proc, others ask ps."""
+    if request.param == "ps":
+        monkeypatch.setattr(processes, "_has_proc", lambda: False)
+
+
+@pytest.mark.usefixtures("source")
 def test_processes_are_told_apart():
     """A process that ended does not run, whether or not its parent has noticed."""
     child = subprocess.Popen(["sleep", "60"])
@@ -87,3 +95,31 @@ def test_processes_are_told_apart():
     assert running(child.pid) is None
     child.wait()
     assert running(child.pid) is None
+
+
+@pytest.mark.usefixtures("source")
+def test_forks_are_told_from_programs_that_were_started():
+    """A fork goes on in its parent's program."""
+    other = subprocess.Popen(["sleep", "60"])
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert processes._parent(child) == processes._parent(other.pid) == os.getpid()
+        assert processes._share_memory_layout(child, os.getpid())
+        assert not processes._share_memory_layout(other.pid, os.getpid())
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        other.kill()
+        other.wait()
+
+
+def test_where_nobody_can_be_asked_nobody_is_dead(monkeypatch):
+    """Without /proc and ps it is an error to ask, and each process is still a worker of its service."""
+    monkeypatch.setattr(processes, "_has_proc", lambda: False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(OSError):
+        running(os.getpid())
+    assert this_process().pid == processes.service.__wrapped__().pid == os.getpid()
