@@ -295,8 +295,9 @@ def test_what_cannot_be_read_for_a_while_is_not_thrown_away(host, monkeypatch, e
         mine.fold()
         assert host.requests(mine) == 1111
     assert host.requests(mine) == 1111
+    assert {said.process.pid for said in mine.gather().workers} == {2, 4}
     mine.fold()
-    assert host.requests(mine) == 1111
+    assert host.requests(host.publish(2, 2000)) == 2111
     assert host.rejected == []
 
 
