@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -60,7 +59,7 @@ class HeapMonitor:
         self.key = f"heap_middleware.monitor.{id(self)}"
         """Where the adapters note in an environ or scope that this monitor measures the request already."""
         self._place = _free_place(self)
-        """Which of the monitors of this process it is that share a directory: the same in all its workers."""
+        """Which it is of the monitors of this process that are alike: the same in all its workers."""
         self._start()
         _monitors.add(self)
 
@@ -198,7 +197,7 @@ class HeapMonitor:
         settings = self.settings
         return WorkerPool(
             settings.workers_dir or "",
-            f"{zlib.crc32(f'{settings.metrics_path} {self._place}'.encode()):08x}",
+            f"{(settings.fingerprint() + self._place) % (1 << 32):08x}",
             take_census=self._census.get,
             describe=self._describe,
             disturbing=self._disturbing,
@@ -264,15 +263,15 @@ class HeapMonitor:
 _monitors: "weakref.WeakSet[HeapMonitor]" = weakref.WeakSet()
 _shared: "weakref.WeakValueDictionary[HeapSettings, HeapMonitor]" = weakref.WeakValueDictionary()
 _shared_lock = threading.RLock()
-_places: "weakref.WeakValueDictionary[tuple[str | None, str | None, int], HeapMonitor]" = weakref.WeakValueDictionary()
+_places: "weakref.WeakValueDictionary[tuple[str | None, int, int], HeapMonitor]" = weakref.WeakValueDictionary()
 
 
 def _free_place(monitor: HeapMonitor) -> int:
-    """The first number that no other monitor has: workers build theirs in the same order."""
-    path, page = monitor.settings.workers_dir, monitor.settings.metrics_path
+    """The first number that no other monitor like it has: such are few, and workers build them in the same order."""
+    alike = monitor.settings.workers_dir, monitor.settings.fingerprint()
     with _shared_lock:
-        number = next(number for number in itertools.count() if (path, page, number) not in _places)
-        _places[path, page, number] = monitor
+        number = next(number for number in itertools.count() if (*alike, number) not in _places)
+        _places[*alike, number] = monitor
     return number
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import pkgutil
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -19,6 +20,19 @@ __all__ = ["HeapSettings"]
 _PREFIX: Final = "HEAP_MIDDLEWARE_"
 _NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
 _MULTIPROC_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"  # of prometheus_client, whose own files have other names
+_PLAIN: Final = (str, int, float, tuple, type(None))
+_HOW: Final = frozenset(
+    {
+        "census_min_interval",
+        "census_process",
+        "gc_collect",
+        "overhead_budget",
+        "publish_interval",
+        "sampling",
+        "workers_wait",
+    }
+)
+"""Settings that change nothing of what series mean: a service that is reloaded with others goes on counting."""
 _MAX_SHOWN: Final = 300
 """Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
 _BOOLEANS: Final = {
@@ -219,6 +233,12 @@ class HeapSettings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             object.__setattr__(self, spec.name, _checked(spec.name, value, spec.metadata["kind"].check, spec))
+
+    def fingerprint(self) -> int:
+        """The same in every process for settings that show the same series; objects count by their type."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in _HOW}
+        plain = {name: v if isinstance(v, _PLAIN) else type(v).__qualname__ for name, v in values.items()}
+        return zlib.crc32(repr(plain).encode())
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, /, **explicit: Any) -> "HeapSettings":

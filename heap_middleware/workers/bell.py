@@ -26,9 +26,9 @@ class Bell:
         os.mkfifo(path, 0o600)
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         """What `poll` waits for."""
+        self._found = os.fstat(self.reader)
         # A writer of our own, or the pipe would be ready for ever once another writer has left.
         self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        self._found = os.fstat(self.reader)
 
     def is_there(self) -> bool:
         """Whether the others still find it."""
@@ -56,15 +56,18 @@ class Bell:
 
     def close(self) -> None:
         """Close it. The file stays: in a forked child it is the parent's."""
-        if self.reader >= 0 and self._is_ours():
-            os.close(self.reader)
-            os.close(self._writer)
+        for descriptor in (self.reader, self._writer):
+            if descriptor >= 0 and self._leads_here(descriptor):
+                os.close(descriptor)
         self.reader = self._writer = -1
 
     def _is_ours(self) -> bool:
-        """Whether the descriptors are still the pipe's: some applications close all they find, as daemons do."""
+        return self._leads_here(self.reader) and self._leads_here(self._writer)
+
+    def _leads_here(self, descriptor: int) -> bool:
+        """Whether it is still the pipe's: some applications close all descriptors they find, as daemons do."""
         try:
-            return all(os.path.samestat(os.fstat(each), self._found) for each in (self.reader, self._writer))
+            return os.path.samestat(os.fstat(descriptor), self._found)
         except OSError:
             return False
 

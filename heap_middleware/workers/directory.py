@@ -18,6 +18,7 @@ The rules of this file:
   this time is not taken to be gone.
 """
 
+import errno
 import os
 import re
 import time
@@ -98,7 +99,7 @@ class WorkersDirectory:
         return self._path / f"{self._group}-{tag or self._process.tag}.{kind}"
 
     def publish(self, snapshot: Snapshot, news: float | None = None) -> None:
-        """Write what this worker says of itself. `news` is when it last looked, in seconds since the epoch."""
+        """Write what this worker says of itself. `news` is when its census was taken, since the epoch."""
         self._take()
         write_whole(self.file("worker"), encode(snapshot), self.file("new"), news)
 
@@ -109,7 +110,7 @@ class WorkersDirectory:
         return None if found is None else found.counters
 
     def others(self) -> dict[str, float]:
-        """The other workers' tags, and when each last looked, in seconds since the epoch."""
+        """The other workers' tags, and when each last took a census, in seconds since the epoch."""
         return {
             name.tag: news
             for name in self._names("worker")
@@ -118,11 +119,8 @@ class WorkersDirectory:
         }
 
     def news(self, tag: str) -> float | None:
-        """When a worker last looked; None if its file is gone."""
-        try:
-            return self.file("worker", tag).stat().st_mtime
-        except OSError:
-            return None
+        """When a worker last took a census; None if its file is gone."""
+        return _modified(self.file("worker", tag))
 
     def gather(self) -> Gathered:
         """Read what everybody said."""
@@ -153,18 +151,29 @@ class WorkersDirectory:
                 return
             gone = [name for name in self._names() if not self._runs(name)]
             for group in {name.group for name in gone if name.kind == "worker"}:
-                self._fold(group, [name for name in gone if name.group == group and name.kind == "worker"])
+                dead = [name for name in gone if name.group == group and name.kind == "worker"]
+                self._fold(group, dead)
+                for name in dead:
+                    self._sweep(name.path)
             for name in gone:
-                self._sweep(name.path)
+                if name.kind != "worker":
+                    self._sweep(name.path)
 
     def _fold(self, group: str, gone: list[_Name]) -> None:
+        """Archive the workers of these files; of `gone` those are left that may be removed."""
         path = self._archive(group)
         archive = self._read(path)
         counters, folded = (Counters(), ()) if archive is None else (archive.counters, archive.folded)
         if all(name.tag in folded for name in gone):
             return  # whoever folded them was killed before their files were removed, or cannot remove them
-        for name in gone:
-            if name.tag not in folded and (snapshot := self._read(name.path, name.tag)) is not None:
+        for name in tuple(gone):
+            try:
+                snapshot = None if name.tag in folded else self._read(name.path, name.tag)
+            except OSError as error:  # it stays, and is shown once it can be read
+                self._note(name.path, f"it cannot be read: {error.strerror}")
+                gone.remove(name)
+                continue
+            if snapshot is not None:
                 counters.add(snapshot.counters, alive=False, max_routes=self._archived_routes)
         tags = [str(name.tag) for name in gone]
         folded = (*(tag for tag in folded if tag not in tags), *tags)[-max(_NAMES_KEPT, len(tags)) :]
@@ -221,6 +230,7 @@ class WorkersDirectory:
 
         Raises OSError if it could not be read this time: whoever then took it for gone would throw it away.
         """
+        identity = _identity(path)
         try:
             data = read_whole(path)
             if data is None:
@@ -231,7 +241,8 @@ class WorkersDirectory:
             if tag not in (None, snapshot.process.tag):
                 raise UnusableFile(f"it is that of another process, {snapshot.process.pid}")
         except (UnusableFile, DamagedSnapshot) as error:
-            self._put_aside(path, str(error))
+            if identity == _identity(path):  # else it is another file by now
+                self._put_aside(path, str(error))
             return None
         return snapshot
 
@@ -240,6 +251,8 @@ class WorkersDirectory:
         try:
             return self._read(path, tag)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
             self._note(path, f"it cannot be read: {error.strerror}")
             return None
 
@@ -279,3 +292,18 @@ class WorkersDirectory:
             parts = _OURS.fullmatch(entry)
             if parts is not None and kind in (None, parts["kind"]):
                 yield _Name(self._path / entry, parts["group"], parts["tag"], int(parts["pid"] or 0), parts["kind"])
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return None

@@ -1,5 +1,6 @@
 """One worker among those of its service: it says what it knows, asks the others, and gathers what everybody said."""
 
+import errno
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from heap_middleware.workers.snapshot import Counters, Snapshot
 __all__ = ["Known", "WorkerPool"]
 
 _log = logging.getLogger("heap_middleware")
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _POLL: Final = 0.005
 _PATIENCE: Final = 4
 """Intervals without a word after which a service that cannot be looked into is taken to be gone."""
@@ -27,6 +29,7 @@ _MEANWHILE: Final = {
     "read": _ALONE,
     "write": _ALONE,
     "make a pipe in": "other workers' scrapes show what this one last published",
+    "sweep": "the files of dead workers stay, and are counted from there",
 }
 
 
@@ -83,6 +86,8 @@ class WorkerPool:
         self._before: Counters | None = None
         """What a monitor published that had this one's place in this process before; None: not known yet."""
         self._bell: Bell | None = None
+        self._answers = 0
+        """How often others asked for news."""
         self._left = False
         self._trouble: dict[str, str] = {}
 
@@ -111,7 +116,7 @@ class WorkerPool:
     def gather(self) -> Gathered:
         """Ask the others for what is new, wait for it a moment, and read what everybody said.
 
-        What the census raises is raised.
+        What the census raises is raised, and OSError if descriptors or memory have run out.
         """
         directory = self._started()
         asked = self._ask(directory)
@@ -123,6 +128,8 @@ class WorkerPool:
             found = directory.gather()
             self._fine("read")
         except (OSError, ForeignService) as error:
+            if getattr(error, "errno", None) in _EXHAUSTED:
+                raise  # to show fewer counts now would look like a restart, and count them twice
             self._say("read", error)
             found = Gathered()
         if all(snapshot.process != self._process for snapshot in found.workers):
@@ -135,11 +142,18 @@ class WorkerPool:
         try:
             with self._disturbing():
                 if fresh:
-                    self._take_census()
+                    self._refresh()
+                    self._answers += 1
                 began = time.monotonic()
                 self._publish(self._started(), self._wait)
                 self.spent += time.monotonic() - began
         except Exception:
+            self._fault()
+
+    def _refresh(self) -> None:
+        try:
+            self._take_census()
+        except Exception:  # what was counted is published all the same
             self._fault()
 
     def leave(self) -> None:
@@ -180,8 +194,10 @@ class WorkerPool:
             if self._before is None:
                 self._before = directory.published() or Counters()
             snapshot.counters.add(self._before, alive=False)
-            directory.publish(snapshot, 0.0 if taken is None else taken + self._epoch)
-            directory.fold()
+            # An answer moves the file's time by a microsecond, even if the last census still served: whoever asked is
+            # waiting for that. What is published unasked does not.
+            answered = self._answers % 1000 * 1e-6
+            directory.publish(snapshot, answered + (0.0 if taken is None else taken + self._epoch))
             self._fine("write")
         except (OSError, ForeignService) as error:
             self._say("write", error)
@@ -192,6 +208,11 @@ class WorkerPool:
             self._fine("make a pipe in")
         except OSError as error:  # a file system without pipes: what is known arrives an interval late
             self._say("make a pipe in", error)
+        try:
+            directory.fold()
+            self._fine("sweep")
+        except OSError as error:
+            self._say("sweep", error)
 
     def _ask(self, directory: WorkersDirectory) -> dict[str, float]:
         """Ring at those whose census is not of this moment; returns of when it is."""
@@ -207,7 +228,7 @@ class WorkerPool:
         }
 
     def _await(self, directory: WorkersDirectory, asked: Mapping[str, float], deadline: float) -> None:
-        """Wait until all that were asked have looked."""
+        """Wait until all that were asked have answered."""
         began = time.monotonic()
         while any(directory.news(tag) == before for tag, before in asked.items()) and time.monotonic() < deadline:
             time.sleep(_POLL)
@@ -221,7 +242,7 @@ class WorkerPool:
         """Say once what is wrong; once again when it was fine in between."""
         reason = getattr(error, "strerror", None) or str(error)
         if reason not in self._trouble.values():  # what cannot be written to cannot be read either, as a rule
-            _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, reason, _MEANWHILE[what])
+            _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, error, _MEANWHILE[what])
         self._trouble[what] = reason
 
     def _fine(self, what: str) -> None:

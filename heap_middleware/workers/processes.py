@@ -7,6 +7,7 @@ process ids only, so each carries the name of its namespace and host.
 
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -43,15 +44,15 @@ class Process(NamedTuple):
 def running(pid: int) -> Process | None:
     """The process that runs under an id. One that ended and waits for its parent to notice does not.
 
-    Raises OSError where that cannot be found out, as on Windows, which has no `ps`: nobody is taken for dead then, and
-    what the dead leave is swept away by the next service.
+    Raises OSError if that cannot be found out: nobody is taken for dead then. Where it never can, as on Windows, which
+    has no `ps`, what the dead leave is swept away by the next service.
     """
     started = _started(pid)
     return None if started is None else Process(pid, started, _home())
 
 
 def this_process() -> Process:
-    """The process this runs in."""
+    """The process this runs in. Raises OSError if it cannot be found out now when it started."""
     return _process(os.getpid())
 
 
@@ -60,13 +61,17 @@ def service() -> Process:
     """What is the same for all workers of a service and another after its restart: the master, or the one process.
 
     Workers are made by `multiprocessing` (uvicorn's), or forked from a master that goes on in the same memory
-    (gunicorn's, uWSGI's). A supervisor or a script that starts a server is not part of it.
+    (gunicorn's, uWSGI's). A supervisor or a script that starts a server is not part of it. Raises OSError if that
+    cannot be found out now.
     """
     pid = os.getpid()
     try:
         while (parent := _parent(pid)) is not None and (_share_memory_layout(pid, parent) or _is_spawned(pid)):
             pid = parent
-    except OSError:  # nobody can be asked, as on Windows, which forks nothing
+    except OSError:
+        if _has_proc() or _has_ps():
+            raise
+        # Nobody can be asked, as on Windows, which forks nothing.
         pid = os.getpid() if multiprocessing.parent_process() is None else os.getppid()
     return _process(pid)
 
@@ -75,6 +80,8 @@ def _process(pid: int) -> Process:
     try:
         found = running(pid)
     except OSError:
+        if _has_proc() or _has_ps():  # not now, for want of a descriptor, say; later it can
+            raise
         found = None
     return found or Process(pid, "", _home())
 
@@ -107,14 +114,13 @@ def _parent(pid: int) -> int | None:
 def _share_memory_layout(pid: int, parent: int) -> bool:
     """Whether one was forked from the other and has run no other program since."""
     if not _has_proc():
-        return _asked(pid, "command=") == _asked(parent, "command=") is not None
+        return _command(pid) == _command(parent)
     mine, other = _stat(pid), _stat(parent)
     if mine is None or other is None:
         return False
     if other[_STACK] not in (b"0", b"1"):
         return mine[_STACK] == other[_STACK]
-    # Not shown: a master that its workers have left for another user, or init. Masters and workers may call themselves
-    # "gunicorn: master" and "gunicorn: worker"; otherwise they have the same command line.
+    # Not shown: a master that its workers have left for another user, or init.
     return _command(pid) == _command(parent)
 
 
@@ -122,15 +128,19 @@ def _is_spawned(pid: int) -> bool:
     """Whether `multiprocessing` started it, or started the server that forks for it: both say so in their commands."""
     if pid == os.getpid() and multiprocessing.parent_process() is not None:
         return True
-    command = _command(pid) if _has_proc() else (_asked(pid, "command=") or "").encode()
+    command = _command(pid)
     return b"--multiprocessing-fork" in command or b"multiprocessing.forkserver" in command
 
 
 def _command(pid: int) -> bytes:
+    """Its command line; of a title that it gave itself, "gunicorn: master" or "uWSGI worker 1", the first word."""
+    if not _has_proc():
+        return (_asked(pid, "command=") or str(pid)).partition(": ")[0].encode()
     try:
-        return (_PROC / str(pid) / "cmdline").read_bytes().partition(b": ")[0]
-    except OSError:
+        command = (_PROC / str(pid) / "cmdline").read_bytes().rstrip(b"\0 ")
+    except (FileNotFoundError, ProcessLookupError):
         return b"%d" % pid  # like no other
+    return command if b"\0" in command else command.partition(b" ")[0].rstrip(b":")
 
 
 def _asked(pid: int, *columns: str) -> str | None:
@@ -151,11 +161,15 @@ def _has_proc() -> bool:
     return sys.platform.startswith("linux") and (_PROC / "self" / "stat").exists()
 
 
+def _has_ps() -> bool:
+    return shutil.which("ps") is not None
+
+
 @cache
 def _boot() -> str:
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return ""
 
 

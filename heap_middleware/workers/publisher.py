@@ -5,6 +5,7 @@ process from ending. A forked child starts one of its own.
 """
 
 import atexit
+import logging
 import select
 import sys
 import threading
@@ -16,6 +17,7 @@ from heap_middleware.workers.bell import Bell
 
 __all__ = ["Publishes", "add", "forget_in_child"]
 
+_log = logging.getLogger("heap_middleware")
 _NAME: Final = "heap_middleware-publisher"
 _LOOK: Final = 1.0
 """Seconds after which the thread looks for pools and pipes that are new; what that costs is some ten microseconds."""
@@ -66,8 +68,14 @@ class _Publisher:
                 self._thread = thread
 
     def _run(self) -> None:
-        while self._publish():
-            self._sleep()
+        going_on = True
+        while going_on:
+            try:
+                going_on = self._publish()
+                self._sleep()
+            except Exception:  # of no pool: they raise nothing. Memory ran out, or descriptors were closed under it
+                _log.exception("heap_middleware's publisher failed; it goes on")
+                time.sleep(_LOOK)
 
     def _publish(self) -> bool:
         """Publish what is asked for or due; False once nobody is left."""
@@ -95,7 +103,7 @@ class _Publisher:
         seconds = min(max(seconds, 0.0), _LOOK)
         # The bells are held while they are waited for, so that none is closed meanwhile; the pools are not.
         bells = self._bells()
-        if not bells:
+        if not bells or not hasattr(select, "poll"):  # eventlet takes it away
             time.sleep(seconds)
             return
         poll = select.poll()

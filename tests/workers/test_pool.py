@@ -1,5 +1,6 @@
 """One process of a service with workers_dir: when it publishes, what it shows, and what it does when it cannot."""
 
+import errno
 import gc
 import io
 import os
@@ -20,7 +21,8 @@ from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.accelerator import native
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.exposition.pages import PageRequest
-from heap_middleware.workers import publisher
+from heap_middleware.workers import directory as directories
+from heap_middleware.workers import pool, publisher
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
 OBJECTS = ("object_count", "application.Leaked")
@@ -165,7 +167,7 @@ def test_a_monitor_that_is_built_again_goes_on_counting(tmp_path):
     assert requests(page(monitor)) == 5
     del monitor
     until(lambda: gc.collect() >= 0 and not looked_after(tmp_path))
-    monitor = HeapMonitor(settings(tmp_path / "shared", top_types=7))
+    monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=7))
     serve(monitor, 1)
     assert [requests(page(monitor)) for _ in range(2)] == [6, 6]
 
@@ -336,3 +338,48 @@ def test_a_file_system_without_pipes_is_no_harm(tmp_path, caplog, monkeypatch):
     assert [record.getMessage().split(";")[1] for record in caplog.records] == [
         " other workers' scrapes show what this one last published"
     ]
+
+
+def test_counts_are_published_without_a_census(tmp_path, monkeypatch):
+    """A census that fails in the background is a fault of ours; what was counted is published all the same."""
+    path = tmp_path / "shared"
+    monitor = HeapMonitor(settings(path, publish_interval=3600))
+    serve(monitor)
+    until(lambda: files(path, "bell"))
+    monkeypatch.setattr(monitor._workers, "_take_census", no_more)
+    (file,) = files(path, "worker")
+    before = file.stat().st_ino
+    serve(monitor, 4)
+    monitor._workers._bell.ring()
+    until(lambda: file.stat().st_ino != before)
+    assert monitor._faults["workers"] == 1
+    assert b'"requests":[5]' in file.read_bytes()
+
+
+def test_a_worker_that_does_not_know_itself_yet_tries_again(tmp_path, monkeypatch):
+    """Out of descriptors at the first request: it is served, and the worker joins the others once it can."""
+    monitor = HeapMonitor(settings(tmp_path / "shared"))
+
+    def exhausted():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "this_process", exhausted)
+        serve(monitor)
+        assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
+    assert not (tmp_path / "shared").exists()
+    assert requests(page(monitor)) == 1
+
+
+def test_counts_do_not_fall_for_want_of_descriptors(monitor, monkeypatch):
+    """A scrape that cannot read what others counted is no scrape: fewer counts would look like a restart."""
+    serve(monitor)
+    page(monitor)
+
+    def exhausted(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directories, "read_whole", exhausted)
+        assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
+    assert requests(page(monitor)) == 1

@@ -40,7 +40,7 @@ def test_workers_of_one_master_are_one_service(method, tmp_path):
     assert done.stdout.split() == ["True"] * 3, done.stderr
 
 
-def test_a_child_of_a_forked_worker_belongs_to_its_service():
+def test_a_child_of_a_forked_worker_belongs_to_its_service(tmp_path):
     """A helper that a worker forks is not the master of a service of its own."""
     code = """
 import os
@@ -52,7 +52,7 @@ if os.fork() == 0:
     os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, cwd=tmp_path).returncode == 0
 
 
 def test_a_master_of_another_user_is_found_by_its_command_line(monkeypatch):

@@ -124,10 +124,10 @@ def test_workers_that_end_politely_take_nothing_with_them(workers):
 def test_a_reload_with_another_setting_keeps_the_counts(workers, tmp_path):
     """HUP starts new workers of the same service: what the old ones counted stays."""
     config = tmp_path / "reload.py"
-    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=50"]')
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_WORKERS_WAIT=0.4"]')
     service = workers("gunicorn", "--config", str(config), number=2)
     old = service.visit(*PATHS * 10)
-    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=60"]')
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_WORKERS_WAIT=0.3"]')
     os.kill(service.server.process.pid, signal.SIGHUP)
     deadline = time.monotonic() + 20
     while set(children(service.server.process.pid)[0]) & set(old):
