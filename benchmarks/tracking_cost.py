@@ -51,7 +51,8 @@ WARM_UP = 3_000
 LEAST_ROUNDS = 5
 STARTS = 7
 BARE, AGAIN, AUTO, EVERY, WINDOWS = "bare", "bare again", "native", "native, sampling=1", "windows"
-OURS = {AUTO: ("native", "auto"), EVERY: ("native", 1), WINDOWS: ("windows", "auto")}
+NO_LINES = "native, sampling=1, no lines"
+OURS = {AUTO: ("native", "auto"), EVERY: ("native", 1), NO_LINES: ("native", 1), WINDOWS: ("windows", "auto")}
 TRACERS = ("tracemalloc.start(1)", "memray", "gc.get_objects() before and after")
 PEERS = {
     "Flask": ("prometheus-flask-exporter",),
@@ -69,7 +70,10 @@ def variants_of(route: str, tracers: bool) -> list[str]:
 
 def monitor_of(variant: str, sharers: int) -> HeapMonitor:
     attribution, sampling = OURS[variant]
-    return HeapMonitor(HeapSettings(attribution=attribution, sampling=sampling, overhead_budget=0.01 / sharers))
+    lines = {"max_sites": 0} if variant == NO_LINES else {}
+    return HeapMonitor(
+        HeapSettings(attribution=attribution, sampling=sampling, overhead_budget=0.01 / sharers, **lines)
+    )
 
 
 def application(route: str, variant: str, sharers: int) -> Any:

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
@@ -86,7 +87,13 @@ class HeapMonitor:
 
         With `workers_dir`, of all workers together: what all counted, dead ones included, and what living ones retain.
         """
-        return self._totals() if self._workers is None else self._gather().counters.endpoints()
+        totals = self.totals() if self._workers is None else self._gather().counters.endpoints()
+        sites = self._recorder.sites() if self._recorder is not None else {}
+        return {endpoint: replace(row, sites=sites.get(endpoint, ())) for endpoint, row in totals.items()}
+
+    def totals(self) -> Mapping[Endpoint, EndpointTotals]:
+        """What this process knows of each endpoint, without the lines that allocated: what a scrape shows."""
+        return {} if self._recorder is None else self._recorder.totals()
 
     def retained_types(self, census: Census) -> Mapping[Endpoint, tuple[TypeRow, ...]]:
         """What each endpoint's requests in this process left alive when the census was taken, by type.
@@ -185,6 +192,8 @@ class HeapMonitor:
                 sampling=settings.sampling,
                 budget=settings.overhead_budget,
                 max_tracked=settings.max_tracked,
+                max_sites=settings.max_sites,
+                app_roots=settings.app_roots,
             )
         return WindowRecorder(
             self.ledger,
@@ -225,10 +234,7 @@ class HeapMonitor:
     def _describe(self) -> Known:
         census, taken = self._census.last() or (None, None)
         types = {} if census is None else self.retained_types(census)
-        return Known(*own_part(self.own_figures(), census, self._totals(), types), taken)
-
-    def _totals(self) -> dict[Endpoint, EndpointTotals]:
-        return {} if self._recorder is None else self._recorder.totals()
+        return Known(*own_part(self.own_figures(), census, self.totals(), types), taken)
 
     def _seconds_elsewhere(self) -> float:
         """Time that passed in scrapes and was not spent on rendering."""

@@ -23,9 +23,11 @@ _MULTIPROC_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"  # of prometheus_client, whos
 _PLAIN: Final = (str, int, float, tuple, type(None))
 _HOW: Final = frozenset(
     {
+        "app_roots",
         "census_min_interval",
         "census_process",
         "gc_collect",
+        "max_sites",
         "overhead_budget",
         "publish_interval",
         "sampling",
@@ -137,6 +139,18 @@ def _directory() -> _Kind:
     return _Kind("the path of a directory, made if it is missing, or None", check, lambda text: check(text or None))
 
 
+def _directories() -> _Kind:
+    def check(value: Any) -> tuple[str, ...]:
+        _require(type(value) in (tuple, list))  # a bare string would be one directory a letter
+        return tuple(_directory().check(path) for path in value if path is not None)
+
+    return _Kind(
+        f"a tuple or list of paths of directories (in the environment separated by {os.pathsep!r})",
+        check,
+        lambda text: check([part for part in text.split(os.pathsep) if part]),
+    )
+
+
 def _patterns() -> _Kind:
     def check(value: Any) -> tuple[str, ...]:
         # A bare string is iterable too, and would silently become one pattern a letter; an iterator may never end.
@@ -193,6 +207,10 @@ class HeapSettings:
     """Share of one core that automatic sampling may use. 1 % is below what a service's own noise hides."""
     max_tracked: int = _setting(262_144, _integer(16, 1 << 28))
     """Live records that the accelerator keeps; beyond, half are dropped and the others count twice."""
+    max_sites: int = _setting(2000, _integer(0, 8000))
+    """Lines that are named as having allocated what is alive, a route's largest 20 of them; 0: none is looked for."""
+    app_roots: tuple[str, ...] = _setting((), _directories())
+    """Directories of the application's own files. Without any, they are all but Python's and installed packages'."""
     max_routes: int = _setting(500, _integer(1))
     """Routes with a series of their own; the rest is summed as `__other__`."""
     exclude_routes: tuple[str, ...] = _setting((), _patterns())

@@ -1,3 +1,4 @@
+import os
 from dataclasses import fields
 
 import pytest
@@ -15,6 +16,8 @@ GOOD = {
     "sampling": ("7", 7),
     "overhead_budget": ("0.5", 0.5),
     "max_tracked": ("16", 16),
+    "max_sites": ("100", 100),
+    "app_roots": (f"/srv/shop{os.pathsep}/srv/lib", ("/srv/shop", "/srv/lib")),
     "max_routes": ("3", 3),
     "exclude_routes": ("^/a, ^/b", ("^/a", "^/b")),
     "top_types": ("4", 4),

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from heap_middleware.endpoints.sites import Site
+
 __all__ = ["OTHER_ROUTE", "UNMATCHED", "Endpoint", "EndpointTotals", "Ledger"]
 
 UNMATCHED: Final = "__unmatched__"
@@ -55,6 +57,8 @@ class EndpointTotals:
     """The same in bytes; None where the backend does not know, as the two below."""
     allocated_objects: float | None = None
     allocated_bytes: float | None = None
+    sites: tuple[Site, ...] = ()
+    """The lines that allocated what is retained, most objects first; empty where the backend knows none."""
 
     @property
     def objects_per_request(self) -> float:

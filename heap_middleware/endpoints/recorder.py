@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.sites import Site
 from heap_middleware.endpoints.windows import Level
 
 __all__ = ["FirstRequest", "Follower", "Recorder", "RequestRecorder"]
@@ -43,6 +44,10 @@ class Recorder(RequestRecorder, Protocol):
 
     def totals(self) -> dict[Endpoint, EndpointTotals]:
         """What is known of each endpoint."""
+        ...
+
+    def sites(self) -> dict[Endpoint, tuple[Site, ...]]:
+        """Which lines allocated what each endpoint retains; empty if there are no records."""
         ...
 
     def tracked(self) -> tuple[int, int] | None:

@@ -5,11 +5,11 @@ request's context variable is set while its code runs: what copies its context i
 and threads above all, so what they allocate is the request's, after the response, too.
 
 One tracker serves the process, because it hooks the process's allocators: the first monitor's `sampling`,
-`overhead_budget` and `max_tracked` hold for all.
+`overhead_budget`, `max_tracked`, `max_sites` and `app_roots` hold for all.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from heap_middleware import accelerator
 from heap_middleware.accelerator import native
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import let_go
+from heap_middleware.endpoints.sites import Site, roots_of, rows_in_accelerator, sites_by_endpoint
 from heap_middleware.endpoints.windows import Level
 
 if TYPE_CHECKING:
@@ -31,18 +32,28 @@ _numbers = itertools.count(1)  # of endpoints, in all recorders; 0 is none
 class TrackerRecorder:
     """Counts every request, and follows each through its context. Raises ImportError without the accelerator.
 
-    `sampling` is "auto" (as many allocations as `budget`, a share of one core, pays for) or N: one in N.
+    `sampling` is "auto" (as many allocations as `budget`, a share of one core, pays for) or N: one in N. Of each, the
+    line is noted that made it, `max_sites` lines in all; 0 notes none. The application's own files are those below
+    `app_roots`, or, without any, all but Python's and those of installed packages.
     """
 
     name = "native"
     follows = True
 
     def __init__(
-        self, ledger: Ledger, *, sampling: int | str = "auto", budget: float = 0.01, max_tracked: int = 262_144
+        self,
+        ledger: Ledger,
+        *,
+        sampling: int | str = "auto",
+        budget: float = 0.01,
+        max_tracked: int = 262_144,
+        max_sites: int = 2000,
+        app_roots: Sequence[str] = (),
     ) -> None:
         if accelerator.missing is not None:
             raise ImportError(accelerator.missing)
         self._ledger = ledger
+        self._max_sites = max_sites
         self._number: dict[Endpoint | None, int] = {None: 0}
         self._known: dict[tuple[str, str | None], tuple[Callable[[], object], int]] = {}
         self.begin: Callable[[MutableMapping[str, Any], Level], Request] = native.begin
@@ -50,6 +61,7 @@ class TrackerRecorder:
         self.body: Callable[[Iterable[Any], Request, Callable[[Any], object]], Iterable[Any]] = native.body
         """Leave the context; the response is made in it, whichever thread the server does that in."""
         if not native.statistics()["running"]:
+            native.locate(rows_in_accelerator(max_sites), roots_of(app_roots))
             native.start(max_tracked, sampling if isinstance(sampling, int) else 0, budget)
 
     @property
@@ -110,6 +122,10 @@ class TrackerRecorder:
                     allocated_bytes=allocated_bytes,
                 )
         return found
+
+    def sites(self) -> dict[Endpoint, tuple[Site, ...]]:
+        """Which lines allocated what each endpoint retains at this moment; those that hold most are named."""
+        return sites_by_endpoint(native.sites(), self.numbered(), self._max_sites)
 
     def numbered(self) -> dict[int, Endpoint]:
         """The endpoints by their numbers in the tracker."""

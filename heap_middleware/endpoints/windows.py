@@ -58,6 +58,7 @@ from typing import Any, Final
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import Settler, full_collections
+from heap_middleware.endpoints.sites import Site
 
 __all__ = ["Level", "Window", "WindowRecorder"]
 
@@ -216,6 +217,10 @@ class WindowRecorder:
 
     def tracked(self) -> None:
         """There are no records."""
+
+    def sites(self) -> dict[Endpoint, tuple[Site, ...]]:
+        """There are no records."""
+        return {}
 
     def numbered(self) -> dict[int, Endpoint]:
         """There are no records."""

@@ -28,7 +28,7 @@ class Source(Protocol):
 
     def census(self) -> Census: ...
 
-    def endpoints(self) -> Mapping[Endpoint, EndpointTotals]: ...
+    def totals(self) -> Mapping[Endpoint, EndpointTotals]: ...
 
     def retained_types(self, census: Census) -> Mapping[Endpoint, Sequence[TypeRow]]: ...
 
@@ -62,7 +62,7 @@ class HeapCollector(Collector):
         source = self._source
         census = source.census()
         yield from census_metrics(census)
-        yield from endpoint_metrics(source.endpoints())
+        yield from endpoint_metrics(source.totals())
         yield from type_metrics(source.retained_types(census))
         own = source.own_figures()
         yield from info_metrics(own)

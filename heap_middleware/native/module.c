@@ -5,6 +5,7 @@
 #include "body.h"
 #include "census.h"
 #include "child.h"
+#include "located.h"
 #include "request.h"
 #include "stores.h"
 #include "tracker.h"
@@ -132,6 +133,9 @@ static PyMethodDef native_methods[] = {
     {"body", (PyCFunction)(void (*)(void))native_body, METH_FASTCALL,
      "body(result, request, end): the result, made in the context of its request."},
     {"snapshot", native_snapshot, METH_NOARGS, "A tuple for each endpoint number, see hm_totals."},
+    {"locate", hl_set, METH_VARARGS,
+     "locate(most, roots): note where blocks are allocated, at most so many sites; see located.h."},
+    {"sites", hl_rows, METH_NOARGS, "What is alive by endpoint number and site, see located.h."},
     {"census", native_census, METH_VARARGS, "census(reachable, objects=None): walk the heap, or a list; see census.h."},
     {"census_in_child", native_census_in_child, METH_VARARGS,
      "census_in_child(reachable, deadline): walk it in a forked child; the result, and seconds the fork took."},

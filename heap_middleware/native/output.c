@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "retained.h"
+#include "text.h"
 #include "types.h"
 
 /* ---- bytes --------------------------------------------------------------------------------------------------------- */
@@ -72,25 +73,10 @@ static int hc_put_number(hc_output *output, uint64_t number)
 
 /* ---- names --------------------------------------------------------------------------------------------------------- */
 
-/* UTF-8 of one character, lone surrogates as they are: Python decodes it with "surrogatepass". */
-static size_t hc_encode(Py_UCS4 character, unsigned char *bytes)
-{
-    if (character < 0x80) {
-        bytes[0] = (unsigned char)character;
-        return 1;
-    }
-    size_t size = character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
-    for (size_t at = size; --at > 0; character >>= 6) {
-        bytes[at] = (unsigned char)(0x80 | (character & 0x3F));
-    }
-    bytes[0] = (unsigned char)((0xF00 >> size & 0xFF) | character);
-    return size;
-}
-
 #define HC_MAX_NAME 1000 /* characters; more than a label may have */
 
 typedef struct {
-    unsigned char bytes[HC_MAX_NAME * 4];
+    unsigned char bytes[HC_MAX_NAME * HM_UTF8_MOST];
     uint64_t length;
 } hc_name;
 
@@ -109,7 +95,7 @@ static void hc_name_from_object(hc_name *name, PyObject *text)
     Py_ssize_t length = PyUnicode_GET_LENGTH(text);
     name->length = 0;
     for (Py_ssize_t at = 0; at < length && at < HC_MAX_NAME; at++) {
-        name->length += hc_encode(PyUnicode_READ_CHAR(text, at), name->bytes + name->length);
+        name->length += hm_encode(PyUnicode_READ_CHAR(text, at), name->bytes + name->length);
     }
 }
 

@@ -1,6 +1,6 @@
 /* The table of records: one for each recorded block that lives, found by its address.
  *
- * Open addressing, at most half full, no tombstones; two words and a half each. It is here, and not in a file of its own,
+ * Open addressing, at most half full, no tombstones; three words each. It is here, and not in a file of its own,
  * for the compiler to put it into the two functions that run for each record.
  */
 #ifndef HM_RECORDS_H
@@ -13,7 +13,7 @@
 
 typedef struct {
     uintptr_t block; /* 0: an empty place */
-    size_t size;
+    uint64_t size : 48, site : 16; /* see sites.h */
     uint32_t slot; /* or, once settled, HM_SETTLED and the number of an endpoint */
     uint32_t weight;
 } hm_record;

@@ -11,6 +11,7 @@
 #include "hooks.h"
 #include "records.h"
 #include "sampling.h"
+#include "sites.h"
 #include "slots.h"
 
 #define HM_FLOAT 24 /* sizeof(PyFloatObject): not recorded, see stores.c */
@@ -25,6 +26,7 @@ static inline void hm_drop(hm_record *record)
 {
     uint32_t named = record->slot;
     uint64_t objects = record->weight, bytes = objects * record->size;
+    hl_let_go(record->site);
     hm_take_out(record);
     hm_debit(named, objects, bytes);
 }
@@ -49,7 +51,7 @@ static void hm_decimate(void)
     hm_halve_sampling();
 }
 
-static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight)
+static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t weight, uint32_t site)
 {
     if (UNLIKELY(hm_records.count >= hm_records.max)) {
         hm_decimate();
@@ -58,7 +60,8 @@ static inline void hm_insert(uintptr_t block, size_t size, uint32_t at, uint32_t
     if (UNLIKELY(stale != NULL)) { /* freed while another hook kept it from us */
         hm_drop(stale);
     }
-    hm_put_in((hm_record){.block = block, .size = size, .slot = at, .weight = weight});
+    hm_put_in((hm_record){.block = block, .size = size, .slot = at, .weight = weight, .site = site & HL_MOST});
+    hl_hold(site);
     hm_credit(at, weight, (uint64_t)weight * size);
 }
 
@@ -88,7 +91,7 @@ void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size)
     uint64_t began = hm_began();
     uint32_t at = hm_ask();
     if (at != HM_NO_SLOT) {
-        hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval);
+        hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval, hl_here(thread));
     }
     hm_ended(began);
 }
@@ -108,10 +111,16 @@ void hm_freed(void *block)
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
 
-int hm_start(uint64_t max_records, uint64_t interval, double budget, hm_current current)
+static void hm_forget_all(void)
 {
     hm_forget_records();
     hm_forget_sums();
+    hl_forget();
+}
+
+int hm_start(uint64_t max_records, uint64_t interval, double budget, hm_current current)
+{
+    hm_forget_all();
     if (hm_make_room(max_records) < 0) {
         return -1;
     }
@@ -126,15 +135,13 @@ void hm_stop(void)
 {
     hm_ask = NULL;
     hm_end_sampling();
-    hm_forget_records();
-    hm_forget_sums();
+    hm_forget_all();
     hm_remove_hooks();
 }
 
 void hm_reset(void)
 {
-    hm_forget_records();
-    hm_forget_sums();
+    hm_forget_all();
     hm_forget_spent();
     hm_reseed(); /* or siblings would draw the same gaps */
 }
@@ -179,7 +186,7 @@ hm_stats hm_statistics(void)
         .records = hm_records.count,
         .interval = hm_interval,
         .memory = places * sizeof(hm_record) + sizeof(hm_filter) + hm_all.room * sizeof(hm_slot) +
-                  hm_all.endpoint_room * sizeof(hm_totals),
+                  hm_all.endpoint_room * sizeof(hm_totals) + hl_memory(),
         .spent_ns = hm_spent(),
         .requests = hm_all.used,
     };
@@ -195,6 +202,7 @@ int hm_record_at(uint64_t place, hm_found *found)
         .place = place,
         .size = record->size,
         .weight = record->weight,
+        .site = record->site,
         .endpoint = record->slot & HM_SETTLED ? record->slot & ~HM_SETTLED : hm_all.slots[record->slot].endpoint,
     };
     return 1;

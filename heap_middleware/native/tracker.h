@@ -65,7 +65,7 @@ hm_stats hm_statistics(void);
 typedef struct {
     uint64_t place; /* below hm_places(), the record's own */
     uint64_t size, weight;
-    uint32_t endpoint;
+    uint32_t endpoint, site;
 } hm_found;
 
 /* The live record of a block: 1 and what it says, or 0. */

@@ -22,7 +22,7 @@ __all__ = ["Counters", "DamagedSnapshot", "Snapshot", "decode", "encode"]
 
 _FORMAT: Final = 1
 _MAX_TEXT: Final = 10_000
-_COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals))
+_COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals) if column.name != "sites")
 _OPTIONAL: Final = tuple(column.name for column in fields(EndpointTotals) if column.default is None)
 _NO_ROUTES: Final = {OTHER_ROUTE, UNMATCHED}
 _RETAINED: Final = ("retained_objects", "retained_bytes")

@@ -16,7 +16,7 @@ class Source:
         self.taken += 1
         return Census((TypeRow("m.A", 2, 64),), 2, 64, "tracked", 4, 0, 0.5, 0.25)
 
-    def endpoints(self):
+    def totals(self):
         return {}
 
     def retained_types(self, census):
@@ -27,7 +27,7 @@ class Source:
 
 
 class FullSource(Source):
-    def endpoints(self):
+    def totals(self):
         return {Endpoint("GET", "/"): EndpointTotals(1, 1, 2, 1, 1, 64, 9, 640)}
 
     def retained_types(self, census):

@@ -24,7 +24,7 @@ class Source:
         self.taken += 1
         return Census((TypeRow(HOSTILE, 2.6, 64), TypeRow("é.X", 1, 8)), 3.6, 72, "tracked", 4, 0, 0.5, 0.25)
 
-    def endpoints(self):
+    def totals(self):
         return {Endpoint("GET", '/"x"\n'): EndpointTotals(4, 2, 6.0, 2.0, 8.0)}
 
     def retained_types(self, census):
