@@ -27,4 +27,24 @@ def sites() -> list[tuple[int, int, int, tuple[str, int, str] | None, tuple[str,
 def snapshot() -> list[tuple[int, int, int, int, int, int]]: ...
 def census(reachable: bool, objects: list[Any] | None = None, /) -> bytes: ...
 def census_in_child(reachable: bool, deadline: float, /) -> tuple[bytes, float]: ...
+def holders(
+    wanted: bytes,
+    endpoint: int,
+    max_depth: int,
+    max_items: int,
+    ignore_types: tuple[bytes, ...],
+    ignore_modules: tuple[bytes, ...],
+    /,
+) -> bytes: ...
+def holders_in_child(
+    wanted: bytes,
+    endpoint: int,
+    max_depth: int,
+    max_items: int,
+    ignore_types: tuple[bytes, ...],
+    ignore_modules: tuple[bytes, ...],
+    deadline: float,
+    watch: Callable[[int, int], object] | None,
+    /,
+) -> tuple[bytes, float]: ...
 def statistics() -> Statistics: ...

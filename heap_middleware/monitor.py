@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -20,13 +20,14 @@ from heap_middleware.endpoints.level import let_go
 from heap_middleware.endpoints.recorder import FirstRequest, Recorder, RequestRecorder
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
 from heap_middleware.endpoints.windows import WindowRecorder
-from heap_middleware.errors import BackendUnavailable
+from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.exposition.joined import own_part
 from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
 from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus, CensusProcess
 from heap_middleware.heap.census import Census, CensusKind, TypeFilter, TypeRow, take_census
+from heap_middleware.heap.holders import Cancelled, HolderTree, Progress, asked, find_holders
 from heap_middleware.heap.shared import SharedCensus
 from heap_middleware.settings import HeapSettings
 from heap_middleware.workers import publisher
@@ -122,6 +123,41 @@ class HeapMonitor:
             return joined.retained_by_type()
         types = self.retained_types(self.census())
         return {endpoint: {row.module: row.objects for row in rows} for endpoint, rows in types.items()}
+
+    def holders(
+        self,
+        module: str | None = None,
+        *,
+        endpoint: tuple[str, str] | None = None,
+        max_depth: int = 8,
+        max_items: int = 200_000,
+        ignore_types: Iterable[str] = (),
+        ignore_modules: Iterable[str] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> HolderTree:
+        """Who holds the objects of a type (`package.module.Type`, as in the census) in this process, level by level.
+
+        With `endpoint`, a method and route template, only those that its requests left alive; without a type, all of
+        these. `max_depth` is the number of levels, `max_items` that of objects followed. `progress(level, objects)` is
+        told how far it is, `cancelled()` asked whether to stop. Raises `SettingsError` for a question that cannot be
+        asked.
+        """
+        number = self._number_of(endpoint) if endpoint is not None else 0
+        question = asked(module, number, max_depth, max_items, ignore_types, ignore_modules)
+        with self._disturbing():
+            fork = self.settings.census_process != "inline" and hasattr(os, "fork")
+            return find_holders(question, fork=fork, progress=progress, cancelled=cancelled)
+
+    def _number_of(self, endpoint: tuple[str, str]) -> int:
+        numbered = self._recorder.numbered() if self._recorder is not None else {}
+        for number, known in numbered.items():
+            if known == endpoint:
+                return number
+        raise SettingsError(
+            f"endpoint={endpoint!r} is none that the accelerator has followed in this process; there are "
+            f"{', '.join(' '.join(known) for known in numbered.values())[:300] or 'none'}"
+        )
 
     def collector(self) -> HeapCollector:
         """A collector for a `prometheus_client` registry of yours."""

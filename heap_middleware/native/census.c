@@ -6,14 +6,10 @@
  * - Plain malloc is not used either, because a forked child may not: see pages.h.
  * - An untracked object reached over one of its r references weighs 1/r there, so one reached over all of them weighs 1,
  *   with no table of visited objects. Objects that live forever weigh nothing.
- *
- * CPython's internals used here, checked with 3.11 to 3.13, 64-bit, with the interpreter lock, beside those of layout.h:
- * - The head of each of the collector's lists is in the interpreter's state: young, middle, old, 24 bytes each, then one
- *   pointer, then the frozen ones.
- *   3.14 and newer have PyUnstable_GC_VisitObjects here, which touches each object's reference count.
  */
 #include "census.h"
 
+#include "heap.h"
 #include "pages.h"
 #include "retained.h"
 #include "types.h"
@@ -125,71 +121,6 @@ static int hc_visit(PyObject *object, void *argument)
     return !walk->failed;
 }
 
-/* ---- the collector's lists ----------------------------------------------------------------------------------------- */
-
-#if PY_VERSION_HEX < 0x030E0000
-
-#define HC_GENERATIONS 3
-
-/* struct gc_generation; after three of them the interpreter has one pointer, and the frozen generation. */
-typedef struct {
-    hc_link head;
-    int threshold, count;
-} hc_generation;
-
-static struct {
-    hc_generation generations[HC_GENERATIONS];
-    hc_link *young;
-    hc_generation frozen;
-} *hc_heap;
-
-int hc_prepare(void)
-{
-    PyObject *newest = PyList_New(0); /* the last of the young list: the next is the list's head */
-    if (newest == NULL) {
-        return -1;
-    }
-    hc_heap = (void *)hc_link_of(newest)->next;
-    Py_DECREF(newest);
-    if (hc_heap->young != &hc_heap->generations[0].head) { /* it says itself where it is */
-        hc_heap = NULL;
-        PyErr_SetString(PyExc_ImportError, "heap_middleware._native does not know this interpreter's garbage collector");
-        return -1;
-    }
-    return 0;
-}
-
-static void hc_visit_list(const hc_link *head, hc_walk *walk)
-{
-    for (const hc_link *link = (const hc_link *)head->next; link != head; link = (const hc_link *)link->next) {
-        if (!hc_visit((PyObject *)(link + 1), walk)) {
-            return;
-        }
-    }
-}
-
-static void hc_visit_heap(hc_walk *walk)
-{
-    for (int at = 0; at < HC_GENERATIONS; at++) {
-        hc_visit_list(&hc_heap->generations[at].head, walk);
-    }
-    hc_visit_list(&hc_heap->frozen.head, walk);
-}
-
-#else
-
-int hc_prepare(void)
-{
-    return 0;
-}
-
-static void hc_visit_heap(hc_walk *walk)
-{
-    PyUnstable_GC_VisitObjects(hc_visit, walk);
-}
-
-#endif
-
 /* ---- all of it ----------------------------------------------------------------------------------------------------- */
 
 int hc_census(int reachable, PyObject *objects, hc_output *output)
@@ -204,7 +135,7 @@ int hc_census(int reachable, PyObject *objects, hc_output *output)
     if (walk.types.places != NULL && walk.retained.rows != NULL && walk.pending != NULL &&
         (walk.retained.marked != NULL || walk.retained.marked_size == 0)) {
         if (objects == NULL) {
-            hc_visit_heap(&walk);
+            hc_visit_heap(hc_visit, &walk);
         }
         for (Py_ssize_t at = 0; objects != NULL && at < PyList_GET_SIZE(objects); at++) {
             hc_visit(PyList_GET_ITEM(objects, at), &walk);

@@ -10,9 +10,6 @@
 
 #include "output.h"
 
-/* Learn where the garbage collector's lists are. 0, or -1 with an exception. */
-int hc_prepare(void);
-
 /* Walk the heap, or the items of `objects` if that is a list, and write the result, whose form is in output.h. With
  * `reachable`, what the tracked objects refer to is counted, too. 0, or -1 if there was no memory or the output failed;
  * no exception is set. */

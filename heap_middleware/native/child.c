@@ -1,4 +1,4 @@
-/* A census in a forked child: it reads its copy of the heap, writes the result to a pipe, and is gone.
+/* Work in a forked child: it reads its copy of the heap, writes the result to a pipe, and is gone.
  *
  * The rules of this file:
  * - The child runs C only, from here to its _exit: no Python fork hooks, no atexit, no buffers flushed. Other threads
@@ -29,6 +29,14 @@
 #endif
 
 #define HF_MOST_DESCRIPTORS 65536
+#define HF_WATCHED 0.05 /* seconds from one question to the watch to the next */
+
+typedef struct {
+    int fd;
+    double until;
+    hf_watch watch;
+    void *argument;
+} hf_reading;
 
 static double hf_now(void)
 {
@@ -62,7 +70,7 @@ static void hf_close_others(int kept)
     }
 }
 
-static void hf_child(int reachable, int fd)
+static void hf_child(hf_work work, void *argument, int fd)
 {
 #ifdef __linux__
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -70,16 +78,37 @@ static void hf_child(int reachable, int fd)
 #endif
     hf_close_others(fd);
     hc_output output = {.fd = fd};
-    _exit(hc_census(reachable, NULL, &output) < 0 ? 1 : 0);
+    _exit(work(argument, &output) < 0 ? 1 : 0);
+}
+
+/* Ask the watch, with the lock. */
+static int hf_is_cancelled(const hf_reading *reading, const hc_output *output, PyThreadState **thread)
+{
+    if (reading->watch == NULL) {
+        return 0;
+    }
+    PyEval_RestoreThread(*thread);
+    int cancelled = reading->watch(reading->argument, output);
+    *thread = PyEval_SaveThread();
+    return cancelled;
 }
 
 /* Read until the child closes its end. 0, or an errno. */
-static int hf_read_all(int fd, double until, hc_output *output)
+static int hf_read_all(const hf_reading *reading, hc_output *output, PyThreadState **thread)
 {
+    int fd = reading->fd;
+    double asked = 0;
     for (;;) {
-        double left = until - hf_now();
+        double now = hf_now(), left = reading->until - now;
         struct pollfd ready = {.fd = fd, .events = POLLIN};
-        if (left <= 0 || poll(&ready, 1, (int)(left * 1000) + 1) < 0) {
+        if (now - asked >= HF_WATCHED) {
+            asked = now;
+            if (hf_is_cancelled(reading, output, thread)) {
+                return ECANCELED;
+            }
+        }
+        double wait = reading->watch != NULL && left > HF_WATCHED ? HF_WATCHED : left;
+        if (left <= 0 || poll(&ready, 1, (int)(wait * 1000) + 1) < 0) {
             if (left > 0 && errno == EINTR) {
                 continue;
             }
@@ -95,7 +124,7 @@ static int hf_read_all(int fd, double until, hc_output *output)
             output->room = room;
         }
         if (ready.revents == 0) {
-            continue; /* the time is up */
+            continue; /* the time is up, or the watch is to be asked */
         }
         ssize_t got = read(fd, output->data + output->length, output->room - output->length);
         if (got == 0) {
@@ -118,7 +147,7 @@ static int hf_wait(pid_t child)
     return found < 0 ? 0 : status; /* somebody else waited for it: what it wrote tells whether it was done */
 }
 
-int hf_census(int reachable, double deadline, hc_output *output, hf_report *report)
+int hf_run(hf_work work, hf_watch watch, void *argument, double deadline, hc_output *output, hf_report *report)
 {
     int ends[2], status;
     sigset_t all, before;
@@ -134,7 +163,7 @@ int hf_census(int reachable, double deadline, hc_output *output, hf_report *repo
     double began = hf_now();
     pid_t child = hf_fork();
     if (child == 0) {
-        hf_child(reachable, ends[1]);
+        hf_child(work, argument, ends[1]);
     }
     report->pause = hf_now() - began;
     report->error = child < 0 ? errno : 0;
@@ -145,18 +174,29 @@ int hf_census(int reachable, double deadline, hc_output *output, hf_report *repo
         report->where = "fork";
         return -1;
     }
-    Py_BEGIN_ALLOW_THREADS
-    report->error = hf_read_all(ends[0], began + deadline, output);
+    hf_reading reading = {.fd = ends[0], .until = began + deadline, .watch = watch, .argument = argument};
+    PyThreadState *thread = PyEval_SaveThread();
+    report->error = hf_read_all(&reading, output, &thread);
     close(ends[0]);
     if (report->error != 0) {
         kill(child, SIGKILL);
     }
     status = hf_wait(child);
-    Py_END_ALLOW_THREADS
+    PyEval_RestoreThread(thread);
     report->where = report->error == ETIMEDOUT ? "deadline" : "read";
     if (report->error == 0 && status != 0) {
         report->error = WIFSIGNALED(status) ? EFAULT : ENOMEM; /* it crashed, or had no memory */
         report->where = "child";
     }
     return report->error == 0 ? 0 : -1;
+}
+
+static int hf_take_census(void *argument, hc_output *output)
+{
+    return hc_census(*(const int *)argument, NULL, output);
+}
+
+int hf_census(int reachable, double deadline, hc_output *output, hf_report *report)
+{
+    return hf_run(hf_take_census, NULL, &reachable, deadline, output, report);
 }

@@ -5,6 +5,8 @@
 #include "body.h"
 #include "census.h"
 #include "child.h"
+#include "heap.h"
+#include "holders.h"
 #include "located.h"
 #include "request.h"
 #include "stores.h"
@@ -79,7 +81,7 @@ static PyObject *native_census(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_Format(PyExc_TypeError, "census() wants a list or None, not %s", Py_TYPE(objects)->tp_name);
         return NULL;
     }
-    hc_output output = {.fd = -1};
+    hc_output output = {.fd = HC_MEMORY};
     if (hc_census(reachable, objects == Py_None ? NULL : objects, &output) < 0) {
         PyErr_NoMemory();
     }
@@ -98,7 +100,7 @@ static PyObject *native_census_in_child(PyObject *Py_UNUSED(module), PyObject *a
     if (!PyArg_ParseTuple(args, "pd:census_in_child", &reachable, &deadline)) {
         return NULL;
     }
-    hc_output output = {.fd = -1};
+    hc_output output = {.fd = HC_MEMORY};
     hf_report report;
     if (hf_census(reachable, deadline, &output, &report) == 0) {
         result = Py_BuildValue("(y#d)", output.data, (Py_ssize_t)output.length, report.pause);
@@ -139,6 +141,10 @@ static PyMethodDef native_methods[] = {
     {"census", native_census, METH_VARARGS, "census(reachable, objects=None): walk the heap, or a list; see census.h."},
     {"census_in_child", native_census_in_child, METH_VARARGS,
      "census_in_child(reachable, deadline): walk it in a forked child; the result, and seconds the fork took."},
+    {"holders", hr_holders, METH_VARARGS,
+     "holders(wanted, endpoint, max_depth, max_items, ignore_types, ignore_modules): who holds them, see holders.h."},
+    {"holders_in_child", hr_holders_in_child, METH_VARARGS,
+     "holders_in_child(the same, deadline, watch): found out in a forked child; the result, and seconds the fork took."},
     {"statistics", native_statistics, METH_NOARGS, "What the tracker holds and costs."},
     {NULL, NULL, 0, NULL},
 };

@@ -22,10 +22,13 @@
 
 /* ---- bytes --------------------------------------------------------------------------------------------------------- */
 
-static int hc_flush(hc_output *output)
+int hc_flush(hc_output *output)
 {
     size_t done = 0;
-    if (output->fd < 0) {
+    if (output->fd == HC_SCRATCH) {
+        return -1;
+    }
+    if (output->fd == HC_MEMORY) {
         if (output->length + output->waiting > output->room) {
             size_t room = (output->length + output->waiting) * 2;
             char *data = realloc(output->data, room);
@@ -50,7 +53,7 @@ static int hc_flush(hc_output *output)
     return 0;
 }
 
-static int hc_put(hc_output *output, const void *data, size_t size)
+int hc_put(hc_output *output, const void *data, size_t size)
 {
     for (const char *from = data; size > 0;) {
         size_t part = sizeof(output->chunk) - output->waiting;
@@ -66,7 +69,7 @@ static int hc_put(hc_output *output, const void *data, size_t size)
     return 0;
 }
 
-static int hc_put_number(hc_output *output, uint64_t number)
+int hc_put_number(hc_output *output, uint64_t number)
 {
     return hc_put(output, &number, sizeof(number));
 }
@@ -101,9 +104,8 @@ static void hc_name_from_object(hc_name *name, PyObject *text)
 
 /* ---- types and rows ------------------------------------------------------------------------------------------------ */
 
-static int hc_put_type(hc_output *output, const hc_type *entry)
+int hc_put_names(hc_output *output, PyTypeObject *type)
 {
-    PyTypeObject *type = entry->type;
     hc_name module, qualname;
     if (PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) {
         hc_name_from_object(&module, hc_own(type, "__module__"));
@@ -115,13 +117,19 @@ static int hc_put_type(hc_output *output, const hc_type *entry)
                           dot == NULL ? strlen("builtins") : (size_t)(dot - type->tp_name));
         hc_name_from_text(&qualname, name, strlen(name));
     }
-    if (hc_put(output, &entry->objects, sizeof(double)) < 0 || hc_put(output, &entry->bytes, sizeof(double)) < 0 ||
-        hc_put_number(output, module.length) < 0 || hc_put_number(output, qualname.length) < 0) {
+    if (hc_put_number(output, module.length) < 0 || hc_put_number(output, qualname.length) < 0) {
         return -1;
     }
     return module.length != HC_NO_NAME && hc_put(output, module.bytes, module.length) < 0 ? -1
            : qualname.length != HC_NO_NAME ? hc_put(output, qualname.bytes, qualname.length)
                                            : 0;
+}
+
+static int hc_put_type(hc_output *output, const hc_type *entry)
+{
+    return hc_put(output, &entry->objects, sizeof(double)) < 0 || hc_put(output, &entry->bytes, sizeof(double)) < 0
+               ? -1
+               : hc_put_names(output, entry->type);
 }
 
 int hc_put_all(hc_output *output, uint64_t walked, hc_types *types, const hc_retained *retained)

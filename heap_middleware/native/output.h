@@ -16,13 +16,22 @@
 #define HC_NO_NAME UINT64_MAX
 #define HC_NO_TYPE UINT64_MAX
 
+#define HC_MEMORY -1
+#define HC_SCRATCH -2
+
 typedef struct {
-    int fd;     /* where to write it, or -1: into `data` */
+    int fd;     /* where to write it, HC_MEMORY: into `data`, or HC_SCRATCH: no further than the chunk */
     char *data; /* free() it */
     size_t length, room;
     char chunk[4096];
     size_t waiting;
 } hc_output;
+
+/* Write bytes, a number, or the names of a class (two lengths, then both); hc_flush sends what waits. 0, or -1. */
+int hc_put(hc_output *output, const void *data, size_t size);
+int hc_put_number(hc_output *output, uint64_t number);
+int hc_put_names(hc_output *output, struct _typeobject *type);
+int hc_flush(hc_output *output);
 
 struct hc_types;
 struct hc_retained;
