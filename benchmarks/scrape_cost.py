@@ -17,10 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from heap_middleware import HeapMonitor, HeapSettings
+from heap_middleware.endpoints.history import History
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Evidence
+from heap_middleware.exposition.details import ENDPOINTS, POINTS, Details, encode_details
 from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.exposition.joined import own_part
-from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.heap.census import Census, TypeRow
 from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.processes import running, service
@@ -109,7 +112,22 @@ def publish(path: str, group: str, pid: int, known: tuple[OwnFigures, Census, di
     process = running(pid)
     assert process is not None
     directory = WorkersDirectory(path, group, service(), process, print)
-    directory.publish(Snapshot(service(), process, time.monotonic(), *own_part(*known)))
+    endpoints = known[2]
+    evidence = dict.fromkeys(
+        list(endpoints)[:ENDPOINTS], Evidence(0.000123, 0.0004567, 123456.0, 0.0, 12.3456789, 1764164164.123, 0.0)
+    )
+    view = history(list(endpoints)[:ENDPOINTS]).view(most=POINTS)
+    details = encode_details(Details(view))
+    said = Snapshot(service(), process, time.monotonic(), *own_part(*known), evidence=evidence, details=details)
+    directory.publish(said)
+
+
+def history(endpoints: list[Endpoint]) -> History[Endpoint]:
+    """What the report knows of the largest routes."""
+    made: History[Endpoint] = History(POINTS)
+    for at in range(POINTS):
+        made.note(1764164164.0 + at, dict.fromkeys(endpoints, EndpointTotals(at * 1000, retained_objects=at * 1000.0)))
+    return made
 
 
 def scrape(monitor: HeapMonitor, encoding: str) -> bytes:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from heap_middleware.endpoints.routes import AsgiRoutes
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.errors import SettingsError
-from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.exposition.access import Caller
+from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.monitor import HeapMonitor
 from heap_middleware.settings import HeapSettings
 
@@ -96,16 +97,22 @@ class HeapMetricsMiddleware:
                 monitor.fault("request")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+        client = scope.get("client")
         request = PageRequest(
             method=scope.get("method", "GET"),
             path=_path(scope),
             query=scope.get("query_string", b"").decode("latin-1"),
-            accept=headers.get(b"accept", ""),
-            accept_encoding=headers.get(b"accept-encoding", ""),
+            accept=headers.get("accept", ""),
+            accept_encoding=headers.get("accept-encoding", ""),
+            mount=scope.get("root_path") or "",
+            caller=Caller(client[0] if client else "", headers, scope),
         )
         # A census takes from milliseconds to seconds: not on the event loop.
         page = await run_sync(self.monitor.respond, request, limiter=_limiter())
+        if not isinstance(page.body, bytes):
+            await StreamingResponse(page.body, page.status, dict(page.headers))(scope, receive, send)
+            return
         response = Response(page.body, page.status, dict(page.headers))
         if request.method == "HEAD":
             response.body = b""

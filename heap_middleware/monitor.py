@@ -15,16 +15,24 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from heap_middleware import accelerator
+from heap_middleware.endpoints.chronicle import Chronicle, TypeKey
+from heap_middleware.endpoints.history import HistoryView
+from heap_middleware.endpoints.history import joined as joined_history
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import let_go
 from heap_middleware.endpoints.recorder import FirstRequest, Recorder, RequestRecorder
+from heap_middleware.endpoints.sites import Site
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
+from heap_middleware.endpoints.verdict import Suspect, verdicts
 from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
+from heap_middleware.exposition.details import ENDPOINTS, POINTS, Details, encode_details, largest, merged_sites
 from heap_middleware.exposition.families import OwnFigures
-from heap_middleware.exposition.joined import own_part
-from heap_middleware.exposition.pages import MetricsPage, PageRequest, PageResponse
+from heap_middleware.exposition.joined import JoinedMetrics, own_part
+from heap_middleware.exposition.pages import MetricsPage
+from heap_middleware.exposition.report.page import ReportPage
+from heap_middleware.exposition.requests import PageRequest, PageResponse
 from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus, CensusProcess
 from heap_middleware.heap.census import Census, CensusKind, TypeFilter, TypeRow, take_census
 from heap_middleware.heap.holders import Cancelled, HolderTree, Progress, asked, find_holders
@@ -33,6 +41,7 @@ from heap_middleware.settings import HeapSettings
 from heap_middleware.workers import publisher
 from heap_middleware.workers.directory import Gathered
 from heap_middleware.workers.pool import Known, WorkerPool
+from heap_middleware.workers.ticker import Ticker
 
 __all__ = ["HeapMonitor"]
 
@@ -88,13 +97,56 @@ class HeapMonitor:
 
         With `workers_dir`, of all workers together: what all counted, dead ones included, and what living ones retain.
         """
-        totals = self.totals() if self._workers is None else self._gather().counters.endpoints()
-        sites = self._recorder.sites() if self._recorder is not None else {}
-        return {endpoint: replace(row, sites=sites.get(endpoint, ())) for endpoint, row in totals.items()}
+        joined = self._joined()
+        if joined is not None:
+            found, sites = joined.endpoints(), merged_sites(said.sites for said in joined.details())
+        else:
+            found, sites = self.totals(), self._sites()
+        return {endpoint: replace(row, sites=sites.get(endpoint, ())) for endpoint, row in found.items()}
 
-    def totals(self) -> Mapping[Endpoint, EndpointTotals]:
+    def totals(self) -> dict[Endpoint, EndpointTotals]:
         """What this process knows of each endpoint, without the lines that allocated: what a scrape shows."""
         return {} if self._recorder is None else self._recorder.totals()
+
+    def verdicts(self) -> list[Suspect]:
+        """The routes that leak, without their types: what a scrape shows. With `workers_dir`, of all workers."""
+        joined = self._joined()
+        if joined is not None:
+            return joined.verdicts()
+        if self._chronicle is None:
+            return []
+        self._chronicle.note()
+        knows_bytes = self._recorder is not None and self._recorder.follows
+        return verdicts([self._chronicle.evidence()], knows_bytes=knows_bytes)
+
+    def suspects(self) -> list[Suspect]:
+        """The routes that leak, those that lose most first: how much, since when, of which types, and how sure that is.
+
+        With `workers_dir`, by what all workers know together. Empty without `attribution`.
+        """
+        found = self.verdicts()
+        types = self.retained_by_type() if found else {}
+        return [
+            replace(suspect, types=tuple(sorted(types.get(suspect.endpoint, {}).items(), key=lambda row: -row[1])))
+            for suspect in found
+        ]
+
+    def history(self) -> HistoryView[Endpoint]:
+        """What each route retained over time; with `workers_dir`, summed over living workers, of the largest routes."""
+        joined = self._joined()
+        if joined is not None:
+            return joined_history([said.history for said in joined.details()], self.settings.history_points)
+        if self._chronicle is None:
+            return HistoryView([], {})
+        self._chronicle.note()
+        return self._chronicle.view()
+
+    def types_history(self) -> HistoryView[TypeKey]:
+        """What the largest routes retained of each type, whenever a census was taken; with `workers_dir`, summed."""
+        joined = self._joined()
+        if joined is not None:
+            return joined_history([said.types for said in joined.details()], self.settings.history_points)
+        return HistoryView([], {}) if self._chronicle is None else self._chronicle.types()
 
     def retained_types(self, census: Census) -> Mapping[Endpoint, tuple[TypeRow, ...]]:
         """What each endpoint's requests in this process left alive when the census was taken, by type.
@@ -118,7 +170,7 @@ class HeapMonitor:
 
         Types beyond `types_per_route` of a worker are `__other__`.
         """
-        joined = self.collector().joined()
+        joined = self._joined()
         if joined is not None:
             return joined.retained_by_type()
         types = self.retained_types(self.census())
@@ -138,10 +190,10 @@ class HeapMonitor:
     ) -> HolderTree:
         """Who holds the objects of a type (`package.module.Type`, as in the census) in this process, level by level.
 
-        With `endpoint`, a method and route template, only those that its requests left alive; without a type, all of
-        these. `max_depth` is the number of levels, `max_items` that of objects followed. `progress(level, objects)` is
-        told how far it is, `cancelled()` asked whether to stop. Raises `SettingsError` for a question that cannot be
-        asked.
+        With `endpoint`, a method and route template, only those that its requests left alive, as far as they were
+        recorded (one allocation in `sampling`); without a type, all of these. `max_depth` is the number of levels,
+        `max_items` that of objects followed. `progress(level, objects)` is told how far it is, `cancelled()` asked
+        whether to stop. Raises `SettingsError` for a question that cannot be asked.
         """
         number = self._number_of(endpoint) if endpoint is not None else 0
         question = asked(module, number, max_depth, max_items, ignore_types, ignore_modules)
@@ -186,7 +238,8 @@ class HeapMonitor:
         elsewhere = self._seconds_elsewhere()
         try:
             with self._disturbing():
-                return self._page.respond(request)
+                page = self._page if request.path in self._page.paths else self._report
+                return page.respond(request)
         except Exception:
             self.fault("scrape")
             return PageResponse(503, [("Content-Type", "text/plain; charset=utf-8")], _FAILED)
@@ -207,18 +260,34 @@ class HeapMonitor:
         process = cast(CensusProcess, settings.census_process)
         self._accelerated = AcceleratedCensus(process) if accelerator.missing is None else None
         self._census = SharedCensus(self._take_census, settings.census_min_interval)
+        self._chronicle = self._make_chronicle() if self._recorder is not None else None
+        self._ticker = Ticker(self._tick, partial(self.fault, "history"))
         self._workers = self._make_workers() if settings.enabled and settings.workers_dir is not None else None
         self.recorder: RequestRecorder | None = (
-            self._recorder if self._workers is None else FirstRequest(self._recorder, self._first_request)
+            self._recorder
+            if self._workers is None and self._recorder is None
+            else FirstRequest(self._recorder, self._first_request)
         )
         """What the adapters tell of each request."""
         self._page = MetricsPage(
-            settings.metrics_path, self.collector(), settings.registry, fault=partial(self.fault, "registry")
+            settings.metrics_path,
+            self.collector(),
+            settings.registry,
+            access=settings.metrics_access,
+            fault=partial(self.fault, "registry"),
         )
-        self.paths = self._page.paths if settings.enabled else frozenset()
+        self._report = ReportPage(settings.report_path, self, settings.access, partial(self.fault, "report"))
+        self.paths = self._page.paths | self._report.paths if settings.enabled else frozenset()
         """The paths whose requests `respond` answers instead of the application."""
         self._render_seconds = 0.0
-        self._faults: dict[str, int] = {"request": 0, "scrape": 0, "registry": 0, "workers": 0}
+        self._faults: dict[str, int] = {
+            "request": 0,
+            "scrape": 0,
+            "registry": 0,
+            "workers": 0,
+            "history": 0,
+            "report": 0,
+        }
 
     def _make_recorder(self) -> Recorder:
         settings = self.settings
@@ -259,18 +328,60 @@ class HeapMonitor:
             raise RuntimeError("there are no other workers")
         return self._workers.gather()
 
+    def _make_chronicle(self) -> Chronicle:
+        settings = self.settings
+        return Chronicle(
+            self.totals,
+            self._sampling_interval,
+            points=settings.history_points,
+            least=settings.leak_min_objects,
+            clock=time.time,
+        )
+
+    def _sampling_interval(self) -> float:
+        tracked = self._recorder.tracked() if self._recorder is not None else None
+        return 1.0 if tracked is None else tracked[1]
+
+    def _tick(self) -> None:
+        if self._chronicle is not None:
+            with self._disturbing():
+                self._chronicle.note()
+
+    def _sites(self) -> dict[Endpoint, tuple[Site, ...]]:
+        return {} if self._recorder is None else self._recorder.sites()
+
+    def _joined(self) -> JoinedMetrics | None:
+        return None if self._workers is None else JoinedMetrics(self._gather())
+
     def _first_request(self) -> None:
         self.recorder = self._recorder
-        if self._workers is not None:
+        if self._workers is not None:  # first: the thread that starts now publishes at once what it finds
             try:
                 self._workers.start()
             except Exception:
                 self.fault("workers")
+        if self._chronicle is not None:
+            try:
+                publisher.add(self._ticker)
+            except Exception:  # no thread can be started: scrapes note points all the same
+                self.fault("history")
 
     def _describe(self) -> Known:
         census, taken = self._census.last() or (None, None)
         types = {} if census is None else self.retained_types(census)
-        return Known(*own_part(self.own_figures(), census, self.totals(), types), taken)
+        totals = self.totals()
+        counters, gauges = own_part(self.own_figures(), census, totals, types)
+        if self._chronicle is None:
+            return Known(counters, gauges, taken)
+        self._chronicle.note()
+        endpoints = largest(totals)
+        sites = self._sites()
+        details = Details(
+            self._chronicle.view(endpoints, POINTS),
+            self._chronicle.types(),
+            {endpoint: sites[endpoint] for endpoint in endpoints if endpoint in sites},
+        )
+        return Known(counters, gauges, taken, self._chronicle.growing(), encode_details(details))
 
     def _seconds_elsewhere(self) -> float:
         """Time that passed in scrapes and was not spent on rendering."""
@@ -282,10 +393,18 @@ class HeapMonitor:
             gc.collect()
         types = TypeFilter(settings.top_types, settings.include_types, settings.exclude_types)
         kind = self._census_kind()
-        if self._accelerated is not None:
-            let_go()
-            return self._accelerated.take(kind, types)
-        return take_census(kind, types)
+        if self._accelerated is None:
+            return take_census(kind, types)
+        let_go()
+        census = self._accelerated.take(kind, types)
+        if self._chronicle is not None:
+            self._chronicle.note_types(self._largest_types(census))
+        return census
+
+    def _largest_types(self, census: Census) -> dict[Endpoint, dict[str, float]]:
+        types = self.retained_types(census)
+        chosen = sorted(types, key=lambda endpoint: -sum(row.objects for row in types[endpoint]))[:ENDPOINTS]
+        return {endpoint: {row.module: row.objects for row in types[endpoint]} for endpoint in chosen}
 
     def _census_kind(self) -> CensusKind:
         if self.settings.census == "auto":

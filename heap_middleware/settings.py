@@ -26,10 +26,15 @@ _HOW: Final = frozenset(
         "app_roots",
         "census_min_interval",
         "census_process",
+        "access",
         "gc_collect",
+        "history_points",
+        "leak_min_objects",
         "max_sites",
+        "metrics_access",
         "overhead_budget",
         "publish_interval",
+        "report_path",
         "sampling",
         "workers_wait",
     }
@@ -37,6 +42,9 @@ _HOW: Final = frozenset(
 """Settings that change nothing of what series mean: a service that is reloaded with others goes on counting."""
 _MAX_SHOWN: Final = 300
 """Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
+_LEAST_TOKEN: Final = 16
+"""Characters: sixteen random ones are guessed by nobody."""
+_SECRET: Final = frozenset({"access", "metrics_access"})
 _BOOLEANS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -184,6 +192,17 @@ def _object(what: str, holds: Callable[[Any], bool]) -> _Kind:
     )
 
 
+def _access() -> _Kind:
+    def check(value: Any) -> Any:
+        _require(
+            value is None or callable(value) or (type(value) is str and len(value) >= _LEAST_TOKEN and value.isascii())
+        )
+        hash(value)
+        return value
+
+    return _Kind(f"a token of {_LEAST_TOKEN} or more ASCII characters, a callable (hashable), or None", check, check)
+
+
 def _setting(default: Any, kind: _Kind) -> Any:
     return field(default=default, metadata={"kind": kind})
 
@@ -240,6 +259,17 @@ class HeapSettings:
     """Seconds between two notes that a worker leaves unasked: what it counts in between is lost if it is killed."""
     workers_wait: float = _setting(0.5, _number(0, 60))
     """Seconds that a scrape waits for the other workers' censuses before it serves their last ones."""
+    leak_min_objects: float = _setting(0.01, _number(0.0001, 1e6))
+    """Objects per request from which a growth is said to be a leak: one object in a hundred requests."""
+    history_points: int = _setting(300, _integer(16, 10_000))
+    """Points of each route's history that are kept: fine ones of late, coarse ones of long ago."""
+    report_path: str | None = _setting(None, _path())
+    """Where the report is shown: a page, and what is on it as JSON. None: nowhere. `access` says to whom."""
+    access: Any = _setting(None, _access())
+    """Who may see the report: without it, whoever asks from this machine. A token, or a callable that is given the
+    environ or scope and returns True or False."""
+    metrics_access: Any = _setting(None, _access())
+    """Who may see `/metrics`; without it, everybody."""
     registry: Any = _setting(None, _object("a prometheus_client registry", lambda value: hasattr(value, "collect")))
     """A registry of yours whose metrics `/metrics` shows as well."""
     route_of: Callable[..., str | None] | None = _setting(
@@ -292,7 +322,9 @@ def _checked(name: str, value: Any, convert: Callable[[Any], Any], spec: Any) ->
         reason = _shown(error, str)
         because = f" ({reason})" if reason else ""
         allowed = spec.metadata["kind"].allowed
-        raise SettingsError(f"{name} is {_shown(value, repr)}{because}; allowed: {allowed}") from error
+        secret = spec.name in _SECRET and isinstance(value, str)
+        shown = "a str that is no good" if secret else _shown(value, repr)
+        raise SettingsError(f"{name} is {shown}{because}; allowed: {allowed}") from error
 
 
 def _shown(value: Any, how: Callable[[Any], str]) -> str:

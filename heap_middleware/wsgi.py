@@ -16,7 +16,8 @@ from heap_middleware.endpoints.recorder import Follower, RequestRecorder
 from heap_middleware.endpoints.routes import WsgiRoutes
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.errors import SettingsError
-from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.exposition.access import Caller
+from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.monitor import HeapMonitor
 from heap_middleware.settings import HeapSettings
 
@@ -80,9 +81,20 @@ class HeapMetricsMiddleware:
             query=environ.get("QUERY_STRING", ""),
             accept=environ.get("HTTP_ACCEPT", ""),
             accept_encoding=environ.get("HTTP_ACCEPT_ENCODING", ""),
+            mount=environ.get("SCRIPT_NAME", ""),
+            caller=_caller(environ),
         )
         page = self.monitor.respond(request)
         return Response(page.body, page.status, page.headers)(environ, start_response)
+
+
+def _caller(environ: Environ) -> Caller:
+    headers = {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_") and type(value) is str
+    }
+    return Caller(environ.get("REMOTE_ADDR") or "", headers, environ)
 
 
 class _Exchange:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.endpoints.windows import Level
-from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.exposition.requests import PageRequest
 
 
 def test_equal_settings_share_one_monitor():
@@ -46,7 +46,14 @@ def test_respond_never_raises(monkeypatch):
 
     monkeypatch.setattr(monitor._census, "get", fail)
     assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
-    assert monitor.own_figures().faults == {"request": 0, "scrape": 1, "registry": 0, "workers": 0}
+    assert monitor.own_figures().faults == {
+        "request": 0,
+        "scrape": 1,
+        "registry": 0,
+        "workers": 0,
+        "history": 0,
+        "report": 0,
+    }
 
 
 def test_switched_off_wins():

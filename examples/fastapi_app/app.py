@@ -16,7 +16,7 @@ class ThreadLeak:
 leakable: list[object] = []
 
 app = FastAPI()
-app.add_middleware(HeapMetricsMiddleware, attribution=True)
+app.add_middleware(HeapMetricsMiddleware, attribution=True, report_path="/heap")
 shop = FastAPI()
 
 

@@ -12,7 +12,7 @@ class LeakObj:
 leakable: list[LeakObj] = []
 
 app = Flask(__name__)
-app.wsgi_app = HeapMetricsMiddleware(app.wsgi_app, attribution=True)  # type: ignore[method-assign]
+app.wsgi_app = HeapMetricsMiddleware(app.wsgi_app, attribution=True, report_path="/heap")  # type: ignore[method-assign]
 
 
 @app.get("/leakable")

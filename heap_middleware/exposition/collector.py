@@ -7,12 +7,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Suspect
 from heap_middleware.exposition.families import (
     OwnFigures,
     census_metrics,
     described,
     endpoint_metrics,
     info_metrics,
+    leak_metric,
     own_counters,
     type_metrics,
 )
@@ -31,6 +33,8 @@ class Source(Protocol):
     def totals(self) -> Mapping[Endpoint, EndpointTotals]: ...
 
     def retained_types(self, census: Census) -> Mapping[Endpoint, Sequence[TypeRow]]: ...
+
+    def verdicts(self) -> Sequence[Suspect]: ...
 
     def own_figures(self) -> OwnFigures: ...
 
@@ -64,6 +68,7 @@ class HeapCollector(Collector):
         yield from census_metrics(census)
         yield from endpoint_metrics(source.totals())
         yield from type_metrics(source.retained_types(census))
+        yield leak_metric(source.verdicts())
         own = source.own_figures()
         yield from info_metrics(own)
         yield from own_counters(own.counted())

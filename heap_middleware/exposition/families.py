@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Suspect
 from heap_middleware.heap.census import Census, TypeRow
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "described",
     "endpoint_metrics",
     "info_metrics",
+    "leak_metric",
     "own_counters",
     "type_metrics",
 ]
@@ -58,6 +60,7 @@ def described(*, workers: bool = False) -> list[Metric]:
         *_endpoint_families(),
         *_byte_families(),
         _type_family(),
+        _leak_family(),
         _info_family(),
         *_tracker_families(),
         *_own_families(),
@@ -146,6 +149,22 @@ def _type_family() -> GaugeMetricFamily:
         "Memory blocks attributed to the route and alive, by type.",
         labels=[*_ENDPOINT, "module"],
     )
+
+
+def _leak_family() -> GaugeMetricFamily:
+    return GaugeMetricFamily(
+        "heap_endpoint_leak_objects_per_request",
+        "Objects a request leaves alive, of routes judged to leak; of all workers together.",
+        labels=_ENDPOINT,
+    )
+
+
+def leak_metric(suspects: Iterable[Suspect]) -> Metric:
+    """The slope of each route that is said to leak."""
+    family = _leak_family()
+    for suspect in sorted(suspects, key=lambda suspect: suspect.endpoint):
+        family.add_metric(list(suspect.endpoint), suspect.objects_per_request)
+    return family
 
 
 def type_metrics(types: Mapping[Endpoint, Sequence[TypeRow]]) -> Sequence[Metric]:

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Evidence, Suspect, verdicts
+from heap_middleware.exposition.details import Details, decode_details
 from heap_middleware.exposition.families import (
     BY_TYPE,
     OwnFigures,
@@ -22,12 +24,13 @@ from heap_middleware.exposition.families import (
     described,
     endpoint_metrics,
     info_metrics,
+    leak_metric,
     own_counters,
     type_metrics,
 )
 from heap_middleware.heap.census import Census, TypeRow
 from heap_middleware.workers.directory import Gathered
-from heap_middleware.workers.snapshot import Counters
+from heap_middleware.workers.snapshot import Counters, Snapshot
 
 __all__ = ["JoinedMetrics", "own_part"]
 
@@ -54,6 +57,12 @@ def _lines(gauge: Metric) -> bytes:
     labelled.samples = [sample._replace(labels={**sample.labels, "pid": pid}) for sample in gauge.samples]
     _help, _type, lines = generate_latest(_Some([labelled])).split(b"\n", 2)
     return lines
+
+
+def _evidence(said: Snapshot, endpoint: Endpoint) -> Evidence:
+    """What a worker says of an endpoint; one that says nothing has seen no growth in its requests."""
+    requests = float(said.counters.requests(endpoint))
+    return said.evidence.get(endpoint) or Evidence(0.0, 0.0, requests, 0.0, 0.0, 0.0, 0.0)
 
 
 class JoinedMetrics(Collector):
@@ -94,13 +103,43 @@ class JoinedMetrics(Collector):
                 objects[labels["module"]] = objects.get(labels["module"], 0.0) + sample.value
         return found
 
+    def endpoints(self) -> dict[Endpoint, EndpointTotals]:
+        """The sums over all workers."""
+        return self._gathered.counters.endpoints()
+
+    def verdicts(self) -> list[Suspect]:
+        """The routes that leak, by what all workers say together."""
+        knows_bytes = any(row.retained_bytes is not None for row in self._gathered.counters.endpoints().values())
+        workers = self._gathered.workers
+        suspected = {endpoint for said in workers for endpoint, evidence in said.evidence.items() if evidence.leaks}
+        return verdicts(({one: _evidence(said, one) for one in suspected} for said in workers), knows_bytes=knows_bytes)
+
+    def ages(self) -> list[tuple[int, float]]:
+        """How old what each worker said is, in seconds, by process id."""
+        now = time.monotonic()
+        return [(said.process.pid, max(0.0, now - said.taken)) for said in self._gathered.workers]
+
+    def types(self) -> dict[str, tuple[float, float]]:
+        """Objects and bytes by type, in all workers."""
+        found: dict[str, tuple[float, float]] = {}
+        text = self.render_gauges(generate_latest, {"object_count", "heap_size_bytes"})
+        for family in text_string_to_metric_families(text.decode()):
+            for sample in family.samples:
+                objects, size = found.get(sample.labels["module"], (0.0, 0.0))
+                more = (sample.value, 0.0) if family.name == "object_count" else (0.0, sample.value)
+                found[sample.labels["module"]] = objects + more[0], size + more[1]
+        return found
+
+    def details(self) -> list[Details]:
+        """What each worker has to say to the report."""
+        return [decode_details(said.details) for said in self._gathered.workers]
+
     @property
     def counters(self) -> Collector:
         """The sums over all workers, and how old what each said is."""
-        counters, now = self._gathered.counters, time.monotonic()
+        counters = self._gathered.counters
         summed = [metric for metric in endpoint_metrics(counters.endpoints()) if metric.type == "counter"]
-        ages = [(said.process.pid, max(0.0, now - said.taken)) for said in self._gathered.workers]
-        return _Some([*summed, *own_counters(counters.own), age_metric(ages)])
+        return _Some([*summed, leak_metric(self.verdicts()), *own_counters(counters.own), age_metric(self.ages())])
 
 
 class _Some(Collector):

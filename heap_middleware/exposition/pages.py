@@ -1,8 +1,7 @@
-"""The pages the middleware answers itself, as data in and data out; both adapters translate to and from it."""
+"""The page that is scraped, as data in and data out."""
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -11,33 +10,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from heap_middleware.exposition.access import may_see
 from heap_middleware.exposition.collector import HeapCollector
+from heap_middleware.exposition.requests import PageRequest, PageResponse, plain
 
-__all__ = ["MetricsPage", "PageRequest", "PageResponse"]
+__all__ = ["MetricsPage"]
 
 _ALLOWED: Final = ("GET", "HEAD")
 _MAX_NAMES: Final = 1000
 """Names in a `name[]` filter beyond which the filter is refused: there are about twenty to choose from."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """What a page needs to know of a request. Headers are as the client sent them, decoded as Latin-1."""
-
-    method: str
-    path: str
-    query: str = ""
-    accept: str = ""
-    accept_encoding: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PageResponse:
-    """What is sent back; for HEAD the adapter sends the headers of the body, without the body."""
-
-    status: int
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes = b""
 
 
 class MetricsPage:
@@ -49,6 +30,7 @@ class MetricsPage:
         collector: HeapCollector,
         registry: Any = None,
         *,
+        access: Any = None,
         fault: Callable[[], None] = lambda: None,
     ) -> None:
         self.paths: frozenset[str] = frozenset() if path is None else frozenset({path, path + "/"})
@@ -56,14 +38,17 @@ class MetricsPage:
         self._collector = collector
         self._registry = registry
         self._fault = fault
+        self._access = access
 
     def respond(self, request: PageRequest) -> PageResponse:
         """The answer to a request for one of `paths`."""
         if request.method not in _ALLOWED:
-            return _text(405, "only GET and HEAD are answered here\n", [("Allow", ", ".join(_ALLOWED))])
+            return plain(405, "only GET and HEAD are answered here\n", [("Allow", ", ".join(_ALLOWED))])
+        if self._access is not None and not may_see(self._access, request.caller):
+            return plain(403, "forbidden\n")
         names = _names(request.query)
         if names is not None and len(names) > _MAX_NAMES:
-            return _text(400, f"at most {_MAX_NAMES} name[] filters\n")
+            return plain(400, f"at most {_MAX_NAMES} name[] filters\n")
         encoder, content_type = _encoder(request.accept)
         body = self._body(encoder, names)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
@@ -128,7 +113,3 @@ def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     if not (content_type.isascii() and content_type.isprintable()):
         return generate_latest, CONTENT_TYPE_PLAIN_0_0_4  # it repeats the client's version parameter
     return encoder, content_type
-
-
-def _text(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> PageResponse:
-    return PageResponse(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode())

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.workers import publisher
 from heap_middleware.workers.bell import Bell, can_ring, ring
 from heap_middleware.workers.directory import ForeignService, Gathered, WorkersDirectory
@@ -41,6 +44,9 @@ class Known(NamedTuple):
     """As lines of the exposition format, by family."""
     taken: float | None
     """When the census was taken that the gauges show, by the monotonic clock; None if there has been none."""
+    evidence: Mapping[Endpoint, Evidence] = MappingProxyType({})
+    details: bytes = b""
+    """What the report wants to know, as JSON."""
 
 
 class WorkerPool:
@@ -181,7 +187,15 @@ class WorkerPool:
         try:
             known = self._describe()
             taken = time.monotonic() if known.taken is None else known.taken
-            snapshot = Snapshot(self._service, self._process, taken, known.counters, known.gauges)
+            snapshot = Snapshot(
+                self._service,
+                self._process,
+                taken,
+                known.counters,
+                known.gauges,
+                evidence=known.evidence,
+                details=known.details,
+            )
             if mine and not self._left:
                 self._write(directory, snapshot, known.taken)
             return snapshot

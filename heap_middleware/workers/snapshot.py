@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from heap_middleware.endpoints.ledger import OTHER_ROUTE, UNMATCHED, Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.workers.processes import Process
 
 __all__ = ["Counters", "DamagedSnapshot", "Snapshot", "decode", "encode"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _MAX_TEXT: Final = 10_000
 _COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals) if column.name != "sites")
 _OPTIONAL: Final = tuple(column.name for column in fields(EndpointTotals) if column.default is None)
@@ -95,6 +96,11 @@ class Counters:
         columns: list[Iterable[Any]] = [self._columns[name] or unknown for name in _COLUMNS]
         return dict(zip(self._index, map(EndpointTotals, *columns), strict=True)) if self._index else {}
 
+    def requests(self, endpoint: Endpoint) -> float:
+        """Requests of one endpoint."""
+        place, column = self._index.get(endpoint), self._columns["requests"]
+        return column[place] if place is not None and column is not None else 0.0
+
     def as_data(self) -> dict[str, Any]:
         """What `json` can write."""
         return {
@@ -133,6 +139,10 @@ class Snapshot:
     """Lines of the exposition format, by family."""
     folded: tuple[str, ...] = ()
     """In an archive: the tags of those that `counters` contain."""
+    evidence: Mapping[Endpoint, Evidence] = field(default_factory=dict)
+    """What the process found out about the endpoints that grow."""
+    details: bytes = b""
+    """What only the report wants to know, as JSON: it is not parsed for a scrape."""
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -144,9 +154,12 @@ def encode(snapshot: Snapshot) -> bytes:
         "taken": snapshot.taken,
         "folded": snapshot.folded,
         **snapshot.counters.as_data(),
+        "evidence": [[*endpoint, *evidence] for endpoint, evidence in snapshot.evidence.items()],
+        "details": len(snapshot.details),
         "gauges": {name: len(text) for name, text in snapshot.gauges.items()},
     }
-    body = b"".join((json.dumps(header, separators=(",", ":")).encode(), b"\n", *snapshot.gauges.values()))
+    written = json.dumps(header, separators=(",", ":")).encode()
+    body = b"".join((written, b"\n", snapshot.details, *snapshot.gauges.values()))
     return b"%08x %d\n" % (zlib.crc32(body), len(body)) + body
 
 
@@ -155,7 +168,7 @@ def decode(data: bytes) -> Snapshot:
     checksum, _, body = data.partition(b"\n")
     if checksum != b"%08x %d" % (zlib.crc32(body), len(body)):
         raise DamagedSnapshot(f"{len(data)} bytes that do not match their checksum")
-    header, _, gauges = body.partition(b"\n")
+    header, _, rest = body.partition(b"\n")
     try:
         found = json.loads(header)
         if found["format"] != _FORMAT:
@@ -165,13 +178,27 @@ def decode(data: bytes) -> Snapshot:
             process=_process(found["process"]),
             taken=_numbers([found["taken"]], 1)[0],
             counters=Counters.from_data(found),
-            gauges=_gauges(found["gauges"], gauges),
+            gauges=_gauges(found["gauges"], rest[_size(found["details"], rest) :]),
             folded=tuple(_texts(found["folded"])),
+            evidence=dict(map(_evidence, found["evidence"])),
+            details=rest[: found["details"]],
         )
     except DamagedSnapshot:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedSnapshot(f"{type(error).__name__}: {str(error)[:100]}") from error
+
+
+def _size(length: Any, data: bytes) -> int:
+    if type(length) is not int or not 0 <= length <= len(data):
+        raise DamagedSnapshot(f"a length of {length!r:.20}")
+    return length
+
+
+def _evidence(found: Any) -> tuple[Endpoint, Evidence]:
+    method, route, *numbers = found
+    _texts([method, route])
+    return Endpoint(method, route), Evidence(*_numbers(numbers, len(Evidence._fields), below_zero=True))
 
 
 def _gauges(lengths: Mapping[str, Any], text: bytes) -> dict[str, bytes]:

@@ -363,7 +363,7 @@ def test_our_faults_stay_ours(wrap, monitor, monkeypatch, caplog, fault):
     app = wrap(hello if fault != "at_end" else returning([b"hello"]))
     if fault == "at_end":
         monkeypatch.setattr(app._routes, "at_start", lambda *args: None)
-    target = monitor.recorder if fault.startswith("recorder.") else app._routes
+    target = monitor._recorder if fault.startswith("recorder.") else app._routes
     monkeypatch.setattr(target, fault.removeprefix("recorder."), boom)
     with caplog.at_level(logging.ERROR, "heap_middleware"):
         assert [Client(app).get("/things/1").data for _ in range(3)] == [b"hello"] * 3
@@ -465,13 +465,14 @@ def test_we_do_not_leak(wrap, monitor):
 
 
 def test_the_interpreter_is_left_alone():
-    """Thirty middlewares change no interpreter-wide state."""
+    """Thirty middlewares change no interpreter-wide state; one thread serves them all."""
 
     def state():
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, sys.gettrace(), sys.getprofile())
         return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks
 
+    Client(HeapMetricsMiddleware(hello, attribution=True)).get("/")
     before, threads = state(), set(threading.enumerate())
     for index in range(30):
         app = HeapMetricsMiddleware(hello, attribution=True, top_types=index + 1)

@@ -22,6 +22,9 @@ class Source:
     def retained_types(self, census):
         return {}
 
+    def verdicts(self):
+        return []
+
     def own_figures(self):
         return OwnFigures("1", "none", "tracked", {"census": 0.5}, {"scrape": 1})
 
@@ -32,6 +35,9 @@ class FullSource(Source):
 
     def retained_types(self, census):
         return {Endpoint("GET", "/"): (TypeRow("m.A", 1, 64),)}
+
+    def verdicts(self):
+        return []
 
     def own_figures(self):
         return replace(super().own_figures(), tracker=(5, 16))

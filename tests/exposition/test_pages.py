@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.families import OwnFigures
-from heap_middleware.exposition.pages import MetricsPage, PageRequest
+from heap_middleware.exposition.pages import MetricsPage
+from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.heap.census import Census, TypeRow
 
 HOSTILE = 'm.a"b\\c\nd'
@@ -29,6 +30,9 @@ class Source:
 
     def retained_types(self, census):
         return {}
+
+    def verdicts(self):
+        return []
 
     def own_figures(self):
         return OwnFigures("1", "windows", "tracked", {"request": 0.5}, {"scrape": 1})

@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.accelerator import native
 from heap_middleware.endpoints.windows import Level
-from heap_middleware.exposition.pages import PageRequest
+from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.workers import directory as directories
 from heap_middleware.workers import pool, publisher
+from heap_middleware.workers.pool import WorkerPool
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
 OBJECTS = ("object_count", "application.Leaked")
@@ -104,6 +105,9 @@ def test_gauges_carry_the_process_id(monitor):
     plain = list(text_string_to_metric_families(page(monitor)))
     assert len(plain) > 15
     for family in plain:
+        if family.name == "heap_endpoint_leak_objects_per_request":
+            assert not family.samples  # of all workers together, for a route that leaks
+            continue
         assert family.samples
         assert {sample.labels.get("pid") for sample in family.samples} == (
             {str(os.getpid())} if family.type == "gauge" else {None}
@@ -215,7 +219,7 @@ def test_thirty_middlewares_share_one_thread(tmp_path):
 
 def looked_after(path):
     pools = [reference() for reference in publisher._publisher.pools()]
-    return [pool for pool in pools if pool is not None and str(path) in pool.path]
+    return [pool for pool in pools if isinstance(pool, WorkerPool) and str(path) in pool.path]
 
 
 def test_a_thread_that_cannot_be_started_is_started_later(tmp_path, monkeypatch):

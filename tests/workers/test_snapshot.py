@@ -74,7 +74,8 @@ def test_anything_else_is_found_out(data):
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 2},
+        {"format": 1},
+        {"format": 3},
         {"format": "x" * 1000},
         {"taken": "now"},
         {"taken": math.nan},

@@ -1,0 +1,98 @@
+"""The history of all endpoints of this process, and what it says about each of them.
+
+Points are noted by whoever asks, a scrape or the process's one thread; those that come too soon after another are left
+out. The lock is held around arithmetic only: whatever can run the application's code comes before it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from heap_middleware.endpoints.history import History, HistoryView
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Evidence, judge
+
+__all__ = ["Chronicle", "TypeKey"]
+
+TypeKey = tuple[str, str, str]
+"""Method, route and `module.Type`."""
+_TYPE_POINTS: Final = 60
+_SOON: Final = 0.5
+"""Seconds within which a second point would tell nothing new."""
+
+
+class Chronicle:
+    """Safe to use from several threads."""
+
+    def __init__(
+        self,
+        totals: Callable[[], Mapping[Endpoint, EndpointTotals]],
+        interval: Callable[[], float],
+        *,
+        points: int,
+        least: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`interval` is one allocation in how many is recorded; `least` the slope from which a growth is a leak."""
+        self._totals = totals
+        self._interval = interval
+        self._least = least
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._history: History[Endpoint] = History(points)
+        self._types: History[TypeKey] = History(min(points, _TYPE_POINTS))
+        self._judged: dict[Endpoint, Evidence] | None = None
+
+    def note(self) -> None:
+        """Add a point, if the last one was not just now."""
+        now = self._clock()
+        times = self._history.times
+        if times and 0 <= now - times[-1] < _SOON:
+            return
+        totals, interval = self._totals(), self._interval()
+        with self._lock:
+            self._history.note(now, totals, interval)
+            self._judged = None
+
+    def note_types(self, types: Mapping[Endpoint, Mapping[str, float]]) -> None:
+        """Add a point of what each of some endpoints retains of each type: a census was taken."""
+        rows = {
+            (*endpoint, module): EndpointTotals(retained_objects=objects)
+            for endpoint, by_type in types.items()
+            for module, objects in by_type.items()
+        }
+        with self._lock:
+            self._types.note(self._clock(), rows)
+
+    def types(self) -> HistoryView[TypeKey]:
+        """A copy of the types' history."""
+        with self._lock:
+            return self._types.view()
+
+    def evidence(self) -> dict[Endpoint, Evidence]:
+        """What is known of each endpoint that has enough requests."""
+        with self._lock:
+            if self._judged is None:
+                self._judged = self._judge()
+            return self._judged
+
+    def growing(self) -> dict[Endpoint, Evidence]:
+        """The same of those that may leak: what there is to say to others."""
+        return {
+            endpoint: found for endpoint, found in self.evidence().items() if found.leaks or found.slope >= self._least
+        }
+
+    def view(self, endpoints: list[Endpoint] | None = None, most: int | None = None) -> HistoryView[Endpoint]:
+        """A copy of the history, of some endpoints and thinned if so asked."""
+        with self._lock:
+            return self._history.view(endpoints, most)
+
+    def _judge(self) -> dict[Endpoint, Evidence]:
+        history = self._history
+        now = self._clock()
+        found = {}
+        for endpoint, series in history.series().items():
+            evidence = judge(history.times, history.intervals, series, self._least, now=now)
+            if evidence is not None:
+                found[endpoint] = evidence
+        return found

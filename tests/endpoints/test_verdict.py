@@ -1,0 +1,161 @@
+"""Whether a route leaks: simulated leaks and clean routes of many shapes."""
+
+import importlib.util
+import random
+import sys
+from array import array
+from pathlib import Path
+
+import pytest
+
+from heap_middleware.endpoints.history import History, Series
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.verdict import Evidence, Suspect, combined, judge, verdicts
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "verdict.py"
+ROUTE, OTHER = Endpoint("GET", "/a"), Endpoint("GET", "/b")
+
+
+def simulation():
+    spec = importlib.util.spec_from_file_location("verdict_benchmark", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SIMULATION = simulation()
+
+
+def named(shape):
+    return shape.name
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("shape", SIMULATION.LEAKS, ids=named)
+def test_every_leak_is_named(shape):
+    """Whatever leaks is named in the end, with 32 requests at once."""
+    outcome = SIMULATION.run(shape, 0, 1, 32)
+    assert outcome.named
+    # Garbage between two collections may hide it for a while.
+    assert outcome.named[-1] > 0.9 * outcome.requests
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("shape", SIMULATION.CLEAN, ids=named)
+def test_no_clean_route_is_named(shape):
+    """Caches, sessions, garbage, pools, imports and bursts are no leaks, once the route is warm."""
+    outcome = SIMULATION.run(shape, 0, 16, 32)
+    assert [at for at in outcome.named if at > SIMULATION.WARM_UP * outcome.requests] == []
+
+
+def test_there_are_as_many_shapes_as_promised():
+    """At least 30 leaks and 40 clean routes, all different."""
+    assert len({shape.name for shape in SIMULATION.LEAKS}) >= 30
+    assert len({shape.name for shape in SIMULATION.CLEAN}) >= 40
+
+
+def grown(slope, points=100, requests=10, until=None, bytes_each=100.0):
+    """A history of a route that leaks, up to a number of requests."""
+    history = History(300)
+    rng = random.Random(1)
+    for at in range(1, points + 1):
+        served = at * requests
+        kept = slope * min(served, until or served) + rng.randint(0, 3)
+        row = EndpointTotals(served, served, kept, 0, kept, kept * bytes_each)
+        history.note(1e9 + at, {ROUTE: row})
+    return history
+
+
+def evidence_of(history):
+    return judge(history.times, history.intervals, history.series()[ROUTE], 0.01, now=history.times[-1])
+
+
+def test_a_verdict_says_how_much_how_sure_and_since_when():
+    """Slope, bounds, requests, bytes a day and the beginning are those of the traffic."""
+    (suspect,) = verdicts([{ROUTE: evidence_of(grown(2.0))}], knows_bytes=True)
+    assert suspect.endpoint == ROUTE
+    assert suspect.objects_per_request == pytest.approx(2.0, rel=0.02)
+    assert suspect.lower <= 2.0 <= suspect.upper
+    assert suspect.confidence == 0.99
+    assert suspect.bytes_per_request == pytest.approx(200, rel=0.05)
+    assert suspect.bytes_per_day == pytest.approx(200 * 10 * 86400, rel=0.1)
+    assert 600 < suspect.requests <= 1000
+    assert 1e9 <= suspect.since < 1e9 + 30
+
+
+def test_a_verdict_is_withdrawn_when_growth_stops():
+    """A leak that was mended is no longer named, though what it left is still there."""
+    assert evidence_of(grown(2.0, points=100)).leaks
+    assert not evidence_of(grown(2.0, points=200, until=1000)).leaks
+
+
+def test_less_than_the_least_is_no_leak():
+    """`leak_min_objects` is the slope from which it is one."""
+    history = grown(0.5)
+    series = history.series()[ROUTE]
+    assert judge(history.times, history.intervals, series, 0.4, now=0).leaks
+    assert not judge(history.times, history.intervals, series, 0.6, now=0).leaks
+
+
+def test_too_little_says_nothing():
+    """A few requests are no evidence, of anything."""
+    assert evidence_of(grown(2.0, points=5)) is None
+    assert evidence_of(grown(2.0, points=100, requests=1)) is None
+
+
+def test_heavy_records_need_more_growth():
+    """What a few records of a coarse sampling show may be chance."""
+    history = grown(2.0)
+    series = history.series()[ROUTE]
+    coarse = array("d", [10_000.0] * len(history.times))
+    assert judge(history.times, history.intervals, series, 0.01, now=0).leaks
+    assert not judge(history.times, coarse, series, 0.01, now=0).leaks
+
+
+def evidence(slope=1.0, error=0.01, requests=1000.0, leaks=1.0, size=50.0, rate=2.0, since=5.0):
+    return Evidence(slope, error, requests, size, rate, since, leaks)
+
+
+def test_workers_are_judged_together():
+    """The service's slope is that of all its workers, by their requests; its bytes a day are their sum."""
+    suspect = combined(ROUTE, [evidence(1.0, requests=1000), evidence(2.0, requests=3000, since=3)], knows_bytes=True)
+    assert suspect.objects_per_request == pytest.approx(1.75)
+    assert suspect.requests == 4000
+    assert suspect.since == 3
+    assert suspect.bytes_per_day == pytest.approx(50 * 4 * 86400)
+
+
+def test_one_worker_of_many_does_not_decide():
+    """A route is named when those who served most of its requests say so."""
+    clean = evidence(0.0, leaks=0.0, requests=3000)
+    assert combined(ROUTE, [evidence(requests=1000), clean], knows_bytes=False) is None
+    assert combined(ROUTE, [evidence(requests=5000), clean], knows_bytes=False) is not None
+    assert combined(ROUTE, [], knows_bytes=False) is None
+    assert combined(ROUTE, [evidence(error=1.0)], knows_bytes=False) is None
+
+
+def test_what_costs_most_comes_first():
+    """By bytes a day, then by objects a request."""
+    found = verdicts([{ROUTE: evidence(5.0, size=1), OTHER: evidence(1.0, size=100)}], knows_bytes=True)
+    assert [suspect.endpoint for suspect in found] == [OTHER, ROUTE]
+    found = verdicts([{ROUTE: evidence(5.0), OTHER: evidence(1.0)}], knows_bytes=False)
+    assert [suspect.endpoint for suspect in found] == [ROUTE, OTHER]
+    assert found[0].bytes_per_day is None
+
+
+def test_a_verdict_reads_as_a_sentence():
+    """What a person at night needs, in one line."""
+    types = (("app.LeakObj", 100.0), ("builtins.list", 3.0))
+    suspect = Suspect(ROUTE, 2.0, 1.9, 2.1, 0.99, 96.0, 5e9, 12_345, 0.0, types)
+    assert str(suspect) == (
+        "GET /a leaks 2 objects a request (1.9 to 2.1 at 99%, 12,345 requests), "
+        "4.66 GiB a day at the present rate, mostly app.LeakObj, builtins.list"
+    )
+    assert str(Suspect(ROUTE, 0.02, 0.01, 0.03, 0.99, None, None, 9, 0.0)).endswith("9 requests)")
+    assert "0 bytes a day" in str(Suspect(ROUTE, 1, 1, 1, 0.99, 0, 0.0, 9, 0.0))
+
+
+def test_a_series_of_one_point_is_judged():
+    """Nothing breaks on what has just begun."""
+    assert judge([1.0], [1.0], Series(*(array("d", [1]) for _ in range(4))), 0.01, now=1.0) is None
