@@ -15,7 +15,8 @@ import time
 
 from rich.console import Console
 
-from heap_middleware.heap.holders import HolderTree, Question, find_holders
+from heap_middleware.heap.held import Question
+from heap_middleware.heap.holders import HolderTree, find_holders
 
 ROUNDS = 7
 

@@ -4,11 +4,15 @@
 the environment, as in CI, a missing extension is an ImportError.
 """
 
+import logging
 import os
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["missing", "native"]
+__all__ = ["missing", "native", "say_it_is_missing"]
+
+_log = logging.getLogger("heap_middleware")
 
 if TYPE_CHECKING:
     from heap_middleware import _native as native
@@ -23,3 +27,9 @@ else:
         if os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1":
             raise
         missing = str(error)
+
+
+@cache  # once a process
+def say_it_is_missing() -> None:
+    """Tell the log that pure Python serves, and why."""
+    _log.warning("heap_middleware runs in pure Python: %s", missing)

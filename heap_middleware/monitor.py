@@ -10,8 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import cast
 
 from heap_middleware import accelerator
@@ -28,14 +27,15 @@ from heap_middleware.endpoints.windows import WindowRecorder
 from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.details import ENDPOINTS, POINTS, Details, encode_details, largest, merged_sites
-from heap_middleware.exposition.families import OwnFigures
+from heap_middleware.exposition.families import OwnFigures, package_version
 from heap_middleware.exposition.joined import JoinedMetrics, own_part
 from heap_middleware.exposition.pages import MetricsPage
 from heap_middleware.exposition.report.page import ReportPage
 from heap_middleware.exposition.requests import PageRequest, PageResponse
 from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus, CensusProcess
 from heap_middleware.heap.census import Census, CensusKind, TypeFilter, TypeRow, take_census
-from heap_middleware.heap.holders import Cancelled, HolderTree, Progress, asked, find_holders
+from heap_middleware.heap.held import Cancelled, Progress
+from heap_middleware.heap.holders import HolderTree, asked, find_holders
 from heap_middleware.heap.shared import SharedCensus
 from heap_middleware.settings import HeapSettings
 from heap_middleware.workers import publisher
@@ -66,7 +66,7 @@ class HeapMonitor:
                     f"attribution is 'native', and this installation has no accelerator ({accelerator.missing}); "
                     "allowed here: False, True or 'windows'"
                 )
-            _say_it_is_missing()
+            accelerator.say_it_is_missing()
         self.key = f"heap_middleware.monitor.{id(self)}"
         """Where the adapters note in an environ or scope that this monitor measures the request already."""
         self._place = _free_place(self)
@@ -219,7 +219,7 @@ class HeapMonitor:
         """What the middleware itself costs, and which backend runs."""
         recorder = self._recorder
         return OwnFigures(
-            version=_version(),
+            version=package_version(),
             backend=recorder.name if recorder is not None else "none",
             census=self._census_kind(),
             overhead={
@@ -444,19 +444,6 @@ def _after_fork() -> None:
     publisher.forget_in_child()
     for monitor in list(_monitors):
         monitor._start()
-
-
-@cache  # once a process
-def _say_it_is_missing() -> None:
-    _log.warning("heap_middleware runs in pure Python: %s", accelerator.missing)
-
-
-@cache  # reading a package's metadata makes hundreds of objects
-def _version() -> str:
-    try:
-        return version("heap_middleware")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "unknown"
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,8 @@
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -22,6 +24,7 @@ __all__ = [
     "info_metrics",
     "leak_metric",
     "own_counters",
+    "package_version",
     "type_metrics",
 ]
 
@@ -51,6 +54,15 @@ class OwnFigures:
             **{("heap_middleware_faults", part): count for part, count in self.faults.items()},
             **({} if self.rejected is None else {("heap_worker_files_rejected", ""): self.rejected}),
         }
+
+
+@cache  # reading a package's metadata makes hundreds of objects
+def package_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("heap_middleware")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"
 
 
 def described(*, workers: bool = False) -> list[Metric]:

@@ -19,29 +19,15 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from heap_middleware.accelerator import missing, native
 from heap_middleware.errors import SettingsError
+from heap_middleware.heap.held import Cancelled, Group, Kind, Progress, Question
+from heap_middleware.heap.holders_pure import search
 from heap_middleware.heap.typeinfo import clean
 
-__all__ = [
-    "Cancelled",
-    "Group",
-    "Holder",
-    "HolderTree",
-    "Kind",
-    "Progress",
-    "Question",
-    "asked",
-    "find_holders",
-    "tree_of",
-]
-
-Progress = Callable[[int, int], None]
-"""Told the level that is being walked and how many objects have been met."""
-Cancelled = Callable[[], bool]
-"""Asked now and then; True ends the search."""
+__all__ = ["Holder", "HolderTree", "asked", "find_holders", "tree_of"]
 
 _DEADLINE: Final = 30.0
 """Seconds a search in a child may take. A million objects and five levels take under one."""
@@ -58,41 +44,6 @@ _CUTS: Final = (None, "depth", "items")
 _CELL: Final = "builtins.cell"
 
 _log = logging.getLogger("heap_middleware")
-
-
-class Kind:
-    """What a group of holders is; the numbers of hr_kind in native/holders.h."""
-
-    OBJECT, GLOBAL, MODULE, CLASS, CLASS_ATTRIBUTE, ATTRIBUTE, INSTANCE, FUNCTION, OTHERS = range(9)
-
-
-class Group(NamedTuple):
-    """All holders of one kind, class and name that hold objects of the same group, its parent."""
-
-    parent: int | None
-    kind: int
-    objects: int
-    references: int
-    bytes: int
-    cut: str | None
-    type: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Whose holders are looked for, and how far."""
-
-    module: str | None
-    """`package.module.Type` as in the census; None for whatever the endpoint retains."""
-    endpoint: int = 0
-    """Only what requests of the endpoint with this number left alive; 0: whoever allocated it."""
-    max_depth: int = 8
-    max_items: int = 200_000
-    ignore_types: tuple[str, ...] = ()
-    """Holders of these types are passed over; as `Type` or `package.module.Type`."""
-    ignore_modules: tuple[str, ...] = ()
-    """Holders of types of these modules are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +132,6 @@ def find_holders(
     """Search the heap of this process. Raises MemoryError, and what `progress` and `cancelled` raise."""
     began = clock()
     if missing is not None:
-        from heap_middleware.heap.holders_pure import search
-
         groups, levels, cut = search(question, progress, cancelled)
         return _tree(question, groups, levels, cut, clock() - began, 0.0)
     data, pause, cut = _searched(question, fork, progress, cancelled, clock)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
-from heap_middleware.heap.holders import Cancelled, Group, Kind, Progress, Question
+from heap_middleware.heap.held import Cancelled, Group, Kind, Progress, Question
 from heap_middleware.heap.referrers import list_tracked
 from heap_middleware.heap.typeinfo import is_own_type, sizer_of, type_name
 

@@ -43,18 +43,6 @@ static void ha_take(ha_name *name, PyObject *text, const char *also)
     name->length = (uint8_t)length;
 }
 
-static PyObject *ha_value(PyObject *dict, const char *key)
-{
-    PyObject *found, *value;
-    Py_ssize_t position = 0;
-    while (dict != NULL && PyDict_Next(dict, &position, &found, &value)) {
-        if (PyUnicode_CheckExact(found) && PyUnicode_CompareWithASCIIString(found, key) == 0) {
-            return value;
-        }
-    }
-    return NULL;
-}
-
 void ha_key(ha_name *name, PyObject *dict, PyObject *value)
 {
     PyObject *key, *found;
@@ -70,7 +58,7 @@ void ha_key(ha_name *name, PyObject *dict, PyObject *value)
 
 void ha_module_name(ha_name *name, PyObject *module)
 {
-    ha_take(name, ha_value(PyModule_GetDict(module), "__name__"), ".");
+    ha_take(name, hc_value(PyModule_GetDict(module), "__name__"), ".");
 }
 
 void ha_function_name(ha_name *name, PyObject *object)

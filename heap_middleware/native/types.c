@@ -16,14 +16,8 @@
 #define HC_INSANE_SIZE ((Py_ssize_t)1 << 48) /* as in heap/census.py */
 
 /* Not by look-up: a key may be a subclass of str with an `__eq__` that look-up would call. */
-PyObject *hc_own(PyTypeObject *type, const char *name)
+PyObject *hc_value(PyObject *dict, const char *name)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *dict = PyType_GetDict(type); /* static types have theirs elsewhere */
-    Py_XDECREF(dict);                      /* the type keeps it */
-#else
-    PyObject *dict = type->tp_dict;
-#endif
     PyObject *key, *value;
     Py_ssize_t position = 0;
     while (dict != NULL && PyDict_Next(dict, &position, &key, &value)) {
@@ -32,6 +26,17 @@ PyObject *hc_own(PyTypeObject *type, const char *name)
         }
     }
     return NULL;
+}
+
+PyObject *hc_own(PyTypeObject *type, const char *name)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *dict = PyType_GetDict(type); /* static types have theirs elsewhere */
+    Py_XDECREF(dict);                      /* the type keeps it */
+#else
+    PyObject *dict = type->tp_dict;
+#endif
+    return hc_value(dict, name);
 }
 
 static PyObject *hc_sizeof_of(PyTypeObject *type)

@@ -26,7 +26,8 @@ typedef struct hc_types {
     size_t count, room; /* the room is a power of two */
 } hc_types;
 
-/* The value of a name in a class's own dict, or NULL; borrowed. */
+/* The value of a name in a dict, or in a class's own, or NULL; borrowed. */
+PyObject *hc_value(PyObject *dict, const char *name);
 PyObject *hc_own(PyTypeObject *type, const char *name);
 
 /* Make an entry for the type of an object, which has none; the entries may move. NULL if there is no memory. */

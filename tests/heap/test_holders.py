@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from heap_middleware import HeapMonitor, HeapSettings, SettingsError, accelerator
 from heap_middleware.heap import holders
-from heap_middleware.heap.holders import Group, Holder, HolderTree, Kind, Question, find_holders, tree_of
+from heap_middleware.heap.held import Group, Kind, Question
+from heap_middleware.heap.holders import Holder, HolderTree, find_holders, tree_of
 
 Search = Callable[..., HolderTree]
 ME = __name__

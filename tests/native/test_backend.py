@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client, EnvironBuilder
 
 from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings, accelerator
-from heap_middleware import monitor as monitors
 from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
 
@@ -227,7 +226,7 @@ def test_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     """Asked for by name where it is missing, it is an error that says why; True serves without it and says so once."""
     monkeypatch.setattr(accelerator, "missing", "no such module")
     monkeypatch.setattr(accelerator, "native", None)
-    monitors._say_it_is_missing.cache_clear()
+    accelerator.say_it_is_missing.cache_clear()
     with pytest.raises(BackendUnavailable, match="no such module"):
         HeapMonitor(HeapSettings(attribution="native"))
     for _ in range(3):

@@ -16,7 +16,8 @@ from heap_middleware.endpoints.verdict import Suspect
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.heap.census import Census
-from heap_middleware.heap.holders import Cancelled, Holder, HolderTree, Progress
+from heap_middleware.heap.held import Cancelled, Progress
+from heap_middleware.heap.holders import Holder, HolderTree
 
 __all__ = ["VERSION", "Source", "heap", "holders", "overview", "report", "route"]
 

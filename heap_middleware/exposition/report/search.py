@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from heap_middleware.errors import HeapMiddlewareError
 from heap_middleware.exposition.report.data import holders
-from heap_middleware.heap.holders import Cancelled, HolderTree, Progress
+from heap_middleware.heap.held import Cancelled, Progress
+from heap_middleware.heap.holders import HolderTree
 
 __all__ = ["Searches"]
 
