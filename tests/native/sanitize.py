@@ -1,4 +1,4 @@
-"""Runs the native tests with the extension built with gcc's AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Runs the tests of native code with the extension built with gcc's AddressSanitizer and UndefinedBehaviorSanitizer.
 
     tox run -e sanitize
 
@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NEEDED = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+TESTS = ("tests/native", "tests/heap/test_holders.py", "tests/heap/test_census.py")
 LEFT_OUT = (
     # Compares the pages of the process, and the sanitizer keeps what was freed: up to 256 MiB of it.
     "test_any_number_of_requests_takes_no_memory",
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
             "HEAP_MIDDLEWARE_REQUIRE_NATIVE": "1",
         }
         left_out = " and ".join(f"not {name}" for name in LEFT_OUT)
-        command = [sys.executable, "-m", "pytest", "--capture=sys", "tests/native", "-k", left_out, *arguments]
+        command = [sys.executable, "-m", "pytest", "--capture=sys", *TESTS, "-k", left_out, *arguments]
         code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
         found = sorted(reports.iterdir())
         for report in found:
