@@ -75,6 +75,13 @@ def test_anything_else_is_found_out(data):
     "values",
     [
         {"format": 1},
+        {"evidence": [["GET", "/", 1, 2]]},
+        {"evidence": [["GET", 5, *[0.0] * 7]]},
+        {"evidence": [["GET", "/", *["x"] * 7]]},
+        {"evidence": 5},
+        {"details": -1},
+        {"details": 10**9},
+        {"details": "x"},
         {"format": 3},
         {"format": "x" * 1000},
         {"taken": "now"},
