@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from heap_middleware import accelerator
+from heap_middleware.workers import publisher
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -26,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("accelerator") is not None and accelerator.missing is not None:
             assert not os.environ.get("CI"), f"the accelerator was not built: {accelerator.missing}"
             item.add_marker(pytest.mark.skip(f"the accelerator was not built: {accelerator.missing}"))
+
+
+@pytest.fixture(autouse=True)
+def _no_ticks_of_another_test() -> Iterator[None]:
+    """Monitors that a test leaves behind are looked after no longer: their thread would disturb counts of objects."""
+    yield
+    publisher._publisher._due.clear()
 
 
 @dataclass

@@ -448,6 +448,7 @@ class TestMonitor:
 @pytest.mark.accelerator
 def test_what_a_route_retains_is_found():
     """Only the objects that requests of the endpoint left alive, by type or all."""
+    holders.native.stop()  # another test's tracker, which may record less
     monitor = HeapMonitor(HeapSettings(attribution="native", sampling=1))
     recorder: Any = monitor.recorder
     elsewhere = [Leaked() for _ in range(5)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import hashlib
 import json
 import re
@@ -276,7 +277,7 @@ def test_every_answer_has_the_safe_headers(monitor):
     """No script but ours runs, nothing is stored, guessed, framed or referred."""
     for path in sorted(monitor.paths - {"/metrics", "/metrics/"}):
         headers = dict(monitor.respond(PageRequest("GET", path, "module=a.B", caller=HERE)).headers)
-        assert headers["Cache-Control"] == "no-store"
+        assert headers["Cache-Control"] == ("private, max-age=3600" if "/static/" in path else "no-store")
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
         policy = headers["Content-Security-Policy"]
@@ -303,6 +304,16 @@ def test_the_charting_library_is_as_released():
     for name, checksum in noted["sha256"].items():
         assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == checksum
     assert f'version="{noted["version"]}"'.encode() in (STATIC / "echarts.min.js").read_bytes()
+
+
+def test_the_library_is_compressed_for_who_can_read_it(monitor):
+    """A megabyte of charting library is a third of that on its way."""
+    path = "/heap/static/echarts.min.js"
+    plain = monitor.respond(PageRequest("GET", path, caller=HERE))
+    packed = monitor.respond(PageRequest("GET", path, accept_encoding="gzip", caller=HERE))
+    assert dict(packed.headers)["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < 0.4 * len(plain.body)
 
 
 def test_the_path_leads_to_the_folder(monitor):

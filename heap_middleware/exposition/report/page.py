@@ -3,12 +3,15 @@
 All of them are known beforehand, so whether a request is for one of them is one look into a set.
 """
 
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs
+
+from prometheus_client.exposition import gzip_accepted
 
 from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.errors import SettingsError
@@ -32,8 +35,7 @@ _STATIC: Final = {
 _OPEN: Final = ("login.js", "report.css")
 """What the login page needs: nothing of the application is in it."""
 _JSON: Final = "application/json"
-_HEADERS: Final = (
-    ("Cache-Control", "no-store"),
+_SAFE: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -43,6 +45,9 @@ _HEADERS: Final = (
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 )
+_HEADERS: Final = (("Cache-Control", "no-store"), *_SAFE)
+_KEPT: Final = (("Cache-Control", "private, max-age=3600"), ("Vary", "Accept-Encoding, Cookie"), *_SAFE)
+"""Of files that are the same for everybody: the charting library is a megabyte."""
 _MAX_FIELDS: Final = 20
 _MAX_DEPTH: Final = 20
 
@@ -74,20 +79,20 @@ class ReportPage:
             return plain(405, "only GET and HEAD are answered here\n", [("Allow", "GET, HEAD"), *_HEADERS])
         name = place.rpartition("/")[2]
         if not may_see(self._access, request.caller):
-            return self._refused(place, name)
+            return self._refused(place, name, request.accept_encoding)
         if place == "":
             return self._to_the_folder()
         if place == "/":
             return _file("report.html", "text/html")
         if place.startswith("/static/"):
-            return _file(name, _STATIC[name])
+            return _static(name, request.accept_encoding)
         return self._api[name](_fields(request.query))
 
-    def _refused(self, place: str, name: str) -> PageResponse:
+    def _refused(self, place: str, name: str, accept_encoding: str) -> PageResponse:
         """Without a token there is nothing to log in with."""
         if isinstance(self._access, str):
             if place.startswith("/static/") and name in _OPEN:
-                return _file(name, _STATIC[name])
+                return _static(name, accept_encoding)
             if place == "":
                 return self._to_the_folder()
             if place == "/":
@@ -152,6 +157,18 @@ def _json(found: Any, status: int = 200, *, attachment: str | None = None) -> Pa
 
 def _file(name: str, kind: str, *, status: int = 200) -> PageResponse:
     return PageResponse(status, [("Content-Type", f"{kind}; charset=utf-8"), *_HEADERS], _content(name))
+
+
+def _static(name: str, accept_encoding: str) -> PageResponse:
+    headers = [("Content-Type", f"{_STATIC[name]}; charset=utf-8"), *_KEPT]
+    if not gzip_accepted(accept_encoding):
+        return PageResponse(200, headers, _content(name))
+    return PageResponse(200, [*headers, ("Content-Encoding", "gzip")], _compressed(name))
+
+
+@cache
+def _compressed(name: str) -> bytes:
+    return gzip.compress(_content(name))
 
 
 @cache
