@@ -93,7 +93,8 @@ class _Publisher:
             if asked or time.monotonic() >= self._due.get(pool, 0.0):
                 pool.publish(fresh=asked)
                 with self._lock:
-                    self._due[pool] = time.monotonic() + pool.interval
+                    if pool in self._due:  # or it was let go meanwhile
+                        self._due[pool] = time.monotonic() + pool.interval
             del pool
         return True
 
