@@ -39,8 +39,8 @@ service, which import modules, in none."""
 _LEAST_REQUESTS: Final = 240
 """20 a part."""
 _LEAST_GROWTH: Final = 24.0
-_DEVIATIONS: Final = 4.0
-_DEVIATIONS_BEFORE: Final = 3.0
+_DEVIATIONS: Final = 5.0
+_DEVIATIONS_BEFORE: Final = 4.0
 """Standard errors of chance that a growth must exceed, and must have exceeded before the last part of its stretch."""
 _PACE: Final = 0.4
 """Of the whole stretch's slope that the recent half must have. A cache that has filled by half has a lower one."""
