@@ -82,7 +82,7 @@ def traffic() -> Callable[..., Any]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop would be in the way of later tests
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a screen."""
     found = next((path for name in _CHROMIUM if (path := shutil.which(name)) is not None), None)
