@@ -418,11 +418,12 @@ async def test_the_interpreter_is_left_alone():
     def state():
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, sys.gettrace(), sys.getprofile())
-        return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks, threading.active_count()
+        return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks
 
     first = HeapMetricsMiddleware(hello, attribution=True)  # the thread ends with the last of them
     await sent_by(first, scope_for())
-    before = state()
+    before, threads = state(), set(threading.enumerate())
     for index in range(30):
         await sent_by(HeapMetricsMiddleware(hello, attribution=True, top_types=index + 1), scope_for())
     assert state() == before
+    assert set(threading.enumerate()) <= threads
