@@ -475,7 +475,8 @@ def test_the_interpreter_is_left_alone():
         hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, sys.gettrace(), sys.getprofile())
         return gc.get_threshold(), list(gc.callbacks), gc.isenabled(), handlers, hooks
 
-    first = HeapMetricsMiddleware(hello, attribution=True)  # the thread ends with the last of them
+    # One that nobody shares, and that lives: the thread ends with the last of them.
+    first = HeapMetricsMiddleware(hello, monitor=HeapMonitor(HeapSettings(attribution=True)))
     Client(first).get("/")
     before, threads = state(), set(threading.enumerate())
     for index in range(30):
