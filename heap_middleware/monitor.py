@@ -23,7 +23,7 @@ from heap_middleware.endpoints.recorder import FirstRequest, Recorder, RequestRe
 from heap_middleware.endpoints.sites import Site
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
 from heap_middleware.endpoints.verdict import Suspect, verdicts
-from heap_middleware.endpoints.windows import WindowRecorder
+from heap_middleware.endpoints.windows import Level, WindowRecorder
 from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.details import ENDPOINTS, POINTS, Details, encode_details, largest, merged_sites
@@ -232,6 +232,35 @@ class HeapMonitor:
             tracker=recorder.tracked() if recorder is not None else None,
             rejected=self._workers.rejected if self._workers is not None else None,
         )
+
+    @contextmanager
+    def request(self, kind: str, name: str) -> Iterator[None]:
+        """Measure a block of work that is no HTTP request, as if it were one; also decorates a plain function.
+
+        `with monitor.request("task", "send_mail"):` counts under the method `task` and the route `send_mail`. A name is
+        that of a kind of work, not of one piece of it: the first `max_routes` have series of their own. What happens
+        inside the block of another request is this one's. Raises `SettingsError` for what cannot be a label.
+        """
+        for what, text in (("kind", kind), ("name", name)):
+            if type(text) is not str or not text or not text.isprintable():
+                raise SettingsError(f"{what} is {text!r}; allowed: a printable text such as 'task' or 'send_mail'")
+        self.ledger.admit(kind)
+        held: dict[str, object] = {}
+        window = begun = None
+        try:
+            recorder = self.recorder
+            if recorder is not None:
+                window, begun = recorder.begin(held, Level.RELEASE), recorder
+        except Exception:
+            self.fault("request")
+        try:
+            yield
+        finally:
+            try:
+                if begun is not None:
+                    begun.finish(window, held, Level.RELEASE, kind, name)
+            except Exception:
+                self.fault("request")
 
     def respond(self, request: PageRequest) -> PageResponse:
         """Answer a scrape. Never raises: a failing census is logged, counted, and answered with 503."""

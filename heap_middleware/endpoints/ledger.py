@@ -1,8 +1,9 @@
 """What is known of each endpoint: the sums that become the per-endpoint metrics.
 
 The rules of this file:
-- Labels are bounded. The method is one of HTTP's own or `OTHER`; the route is a template, `__unmatched__`, or, once
-  `max_routes` have been seen, `__other__`. Nothing that a client chooses becomes a label.
+- Labels are bounded. The method is one of HTTP's own, a kind of work that the program itself named, or `OTHER`; the
+  route is a template, `__unmatched__`, or, once `max_routes` have been seen, `__other__`. Nothing that a client chooses
+  becomes a label.
 - Counters only grow: `gained` and `lost` take the measured changes by sign, so their difference is the net change.
 - One lock, held only around arithmetic and dict look-ups with `str` keys: no code of the application can run under it,
   and it is re-entrant, because a signal handler or finalizer may serve a request in the middle of one of ours.
@@ -28,6 +29,8 @@ _METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "WEBSOCKET"}
 )
 _OTHER_METHOD: Final = "OTHER"
+_MAX_KINDS: Final = 16
+"""Kinds of work beside HTTP's methods: a program has a few, "task" and "message" say."""
 _REMEMBERED: Final = 32
 """Measured requests whose mean an unmeasured one is taken to be like. A mean of all of them would carry what a
 service's start left behind into every later request, and a clean route would seem to grow for hours."""
@@ -114,6 +117,13 @@ class Ledger:
         self._rows: dict[Endpoint, _Row] = {}
         self._routes: set[str] = set()
         self._memo: dict[tuple[str, str | None], _Row] = {}
+        self._methods = set(_METHODS)
+
+    def admit(self, kind: str) -> None:
+        """Let a kind of work that is no HTTP request go by its own name; sixteen may, later ones are `OTHER`."""
+        with self._lock:
+            if len(self._methods) < len(_METHODS) + _MAX_KINDS:
+                self._methods.add(kind)
 
     def count(self, method: str, route: str | None) -> Endpoint | None:
         """Record one served request; returns the labels it goes by, or None if its route is excluded."""
@@ -144,10 +154,10 @@ class Ledger:
             else:
                 if route is not None:  # lone surrogates, from a `route_of`, have no place in a metric
                     route = route.encode("utf-8", "backslashreplace").decode("utf-8")
-                endpoint = Endpoint(method if method in _METHODS else _OTHER_METHOD, self._bounded(route))
+                endpoint = Endpoint(method if method in self._methods else _OTHER_METHOD, self._bounded(route))
                 row = self._rows.setdefault(endpoint, _Row(endpoint))
             # Unknown methods and the routes beyond the limit are chosen by others: they are not remembered.
-            if method in _METHODS and len(self._memo) < _MEMO_LIMIT:
+            if method in self._methods and len(self._memo) < _MEMO_LIMIT:
                 self._memo[method, asked] = row
             return row
 

@@ -11,6 +11,7 @@ One tracker serves the process, because it hooks the process's allocators: the f
 import itertools
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class TrackerRecorder:
             count, number = self._known[method, route]
             count()
         except KeyError:
-            number = self._learn(method, route)
+            number = Context().run(self._learn, method, route)  # what we note is not the request's
         finally:  # whatever went wrong, the context must not go on in its name
             window.end(number)
 
