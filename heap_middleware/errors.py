@@ -3,7 +3,7 @@
 Faults of our own while serving are never raised: they are logged once and counted, and the request goes on.
 """
 
-__all__ = ["BackendUnavailable", "HeapMiddlewareError", "SettingsError"]
+__all__ = ["BackendUnavailable", "CommandError", "HeapMiddlewareError", "SettingsError"]
 
 
 class HeapMiddlewareError(Exception):
@@ -16,3 +16,7 @@ class SettingsError(HeapMiddlewareError, ValueError):
 
 class BackendUnavailable(HeapMiddlewareError, RuntimeError):
     """An attribution backend was asked for by name and cannot run in this interpreter; the message says why."""
+
+
+class CommandError(HeapMiddlewareError):
+    """A command of the command line cannot be carried out; the message says why in one line."""

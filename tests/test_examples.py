@@ -106,10 +106,20 @@ def test_compose_starts_prometheus_and_grafana_on_the_host(example: str) -> None
     services = compose["services"]
     assert set(services) == {"prometheus", "grafana"}
     assert {service["network_mode"] for service in services.values()} == {"host"}
-    assert services["prometheus"]["volumes"] == ["./prometheus.yml:/etc/prometheus/prometheus.yml:ro"]
+    assert services["prometheus"]["volumes"] == [
+        "./prometheus.yml:/etc/prometheus/prometheus.yml:ro",
+        "../../monitoring:/monitoring:ro",
+    ]
     assert "--web.listen-address=127.0.0.1:9090" in services["prometheus"]["command"]
     (source,) = yaml.safe_load(compose["configs"]["datasource"]["content"])["datasources"]
     assert source["url"] == "http://127.0.0.1:9090"
+    # The rules and the dashboard are mounted where Prometheus and Grafana look for them.
+    assert "../../monitoring:/monitoring:ro" in services["grafana"]["volumes"]
+    (provider,) = yaml.safe_load(compose["configs"]["dashboards"]["content"])["providers"]
+    assert provider["options"]["path"] == "/monitoring/grafana"
+    (rules,) = yaml.safe_load((EXAMPLES / example / "prometheus.yml").read_text())["rule_files"]
+    assert (EXAMPLES / example / rules).resolve() == EXAMPLES.parent / "monitoring" / "rules.yml"
+    assert (Path("/etc/prometheus") / rules).resolve() == Path("/monitoring/rules.yml")
 
 
 def _visit(url: str, *paths: str) -> str:

@@ -11,7 +11,8 @@ FLOORS = [
     {"workers"},
     {"exposition"},
     {"monitor"},
-    {"wsgi", "asgi", "cli"},
+    {"wsgi", "asgi", "cli", "testing"},
+    {"__main__"},
 ]
 WEB = {"flask", "django", "fastapi", "quart", "litestar"}
 

@@ -94,15 +94,16 @@ def warm_up() -> Callable[[str], int]:
 
 
 @pytest.fixture
-def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[[str], Prometheus]:
-    """`watch(url)` starts a Prometheus that scrapes the server at that URL every second."""
+def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[..., Prometheus]:
+    """`watch(url, rules=None)` starts a Prometheus that scrapes the server at that URL every second."""
 
-    def start(url: str) -> Prometheus:
+    def start(url: str, rules: Path | None = None) -> Prometheus:
         program = _tool("prometheus")
         config = tmp_path / "prometheus.yml"
         target = url.removeprefix("http://")
         config.write_text(
-            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+            f"rule_files: [{rules or ''}]\n"
             f"scrape_configs: [{{job_name: example, static_configs: [{{targets: ['{target}']}}]}}]\n"
         )
         address = f"127.0.0.1:{free_port()}"
@@ -150,6 +151,18 @@ def traffic() -> Callable[[str], AbstractContextManager[dict[str, int]]]:
             stop.set()
             thread.join(15)
         assert failures == []
+
+    return run
+
+
+@pytest.fixture
+def promtool() -> Callable[..., str]:
+    """`promtool(*arguments, cwd=...)` runs it; what it said, and the test fails where it complains."""
+
+    def run(*arguments: str, cwd: Path) -> str:
+        done = subprocess.run([_tool("promtool"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     return run
 

@@ -1,0 +1,162 @@
+"""`heap-middleware top` in a terminal, over the real example, read from the screen as a person would."""
+
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pexpect
+import pyte
+import pytest
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "flask_app"
+SECONDS = 40
+WIDTH, HEIGHT = 140, 30
+
+
+class Terminal:
+    """A terminal of 140 by 30 with `top` in it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.screen = pyte.Screen(WIDTH, HEIGHT)
+        self._stream = pyte.ByteStream(self.screen)
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "heap_middleware", "top", *arguments],
+            dimensions=(HEIGHT, WIDTH),
+            env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        )
+
+    def wait(self, holds: Callable[[list[str]], Any]) -> Any:
+        """Read until the screen is as wanted; what `holds` returned."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := holds(self.screen.display)):
+            assert time.monotonic() < deadline, "\n".join(self.screen.display)
+            try:
+                self._stream.feed(self.child.read_nonblocking(65536, timeout=0.2))
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                pytest.fail("top has ended\n" + "\n".join(self.screen.display))
+        return found
+
+    def end(self) -> int | None:
+        """Wait until it has ended by itself; its exit code."""
+        self.child.expect(pexpect.EOF, timeout=SECONDS)
+        self.child.close()
+        return self.child.exitstatus
+
+
+@pytest.fixture
+def example(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[[], Any]:
+    """Starts the Flask example with four workers, always on the same port."""
+    copy = shutil.copytree(EXAMPLE, tmp_path / "flask_app", ignore=shutil.ignore_patterns(".heap_workers"))
+    port = free_port()
+    env = {"HEAP_MIDDLEWARE_SAMPLING": "1", "HEAP_MIDDLEWARE_CENSUS_MIN_INTERVAL": "0", "COVERAGE_PROCESS_CONFIG": None}
+    return lambda: serve("gunicorn", app="app:app", cwd=copy, port=port, env=env, args=["--workers", "4"])
+
+
+def first_route(lines: list[str]) -> str:
+    """The first row of the table of routes."""
+    heading = next((number for number, line in enumerate(lines) if line.startswith("route ")), None)
+    return "" if heading is None else lines[heading + 1].split("  ")[0]
+
+
+@contextmanager
+def traffic(url: str, *paths: str) -> Iterator[None]:
+    """The routes are asked for in turn while the block runs."""
+    over = threading.Event()
+
+    def run() -> None:
+        with httpx.Client(base_url=url, timeout=20) as client:
+            while not over.is_set():
+                for path in paths:
+                    client.get(path).raise_for_status()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def visit(url: str, *paths: str, times: int) -> None:
+    with httpx.Client(base_url=url, timeout=20) as client:
+        for _ in range(times):
+            for path in paths:
+                client.get(path).raise_for_status()
+
+
+@pytest.mark.once
+@pytest.mark.accelerator
+def test_the_leaking_route_is_on_top(example: Callable[[], Any]) -> None:
+    """The leaking route comes first, judged, with what it keeps; keys sort, mark and quit; a restart is outlived."""
+    server = example()
+    visit(server.url, "/clean", times=30)
+    terminal = Terminal(server.url, "--interval", "0.5")
+    assert terminal.wait(first_route) == "GET /clean"
+    with traffic(server.url, "/clean", "/leakable", "/search", "/users/1"):
+        judged = re.compile(r"GET /leakable +[12]\.\d\d +[12]\.\d\d .*app\.LeakObj × ")
+        terminal.wait(lambda lines: any(judged.match(line) for line in lines))
+    assert first_route(terminal.screen.display) == "GET /leakable"
+    assert any(re.match(r"app\.LeakObj +\+[\d,]+ ", line) for line in terminal.screen.display)
+    assert any("4 workers, heap " in line for line in terminal.screen.display)
+
+    visit(server.url, "/clean", times=50)
+    terminal.child.send("n")
+    terminal.wait(lambda lines: first_route(lines) == "GET /clean")
+    terminal.child.send("m")
+    terminal.wait(lambda lines: "compared with 1 s ago" in lines[0])
+    grown = next((line.split()[1] for line in terminal.screen.display if line.startswith("app.LeakObj ")), "+0")
+    assert int(grown) < 100
+
+    server.stop()
+    terminal.wait(lambda lines: any("cannot be read: Connection refused" in line for line in lines))
+    server = example()
+    terminal.wait(lambda lines: not any("cannot be read" in line for line in lines))
+    visit(server.url, "/search", times=3)
+    terminal.wait(lambda lines: first_route(lines) == "GET /search")
+    terminal.child.send("q")
+    assert terminal.end() == 0
+
+
+def test_a_service_that_is_not_there(free_port: Callable[[], int]) -> None:
+    """If the first reading fails there is no live view: one line, and exit code 2."""
+    terminal = Terminal(f"127.0.0.1:{free_port()}")
+    said = terminal.child.read().decode()
+    terminal.child.close()
+    assert terminal.child.exitstatus == 2
+    assert said.strip().endswith("cannot be read: Connection refused")
+    assert said.strip().count("\n") == 0
+
+
+def test_control_c_gives_the_terminal_back(pages: Any) -> None:
+    """Ctrl-C ends it with exit code 130, without a traceback, and the terminal shows the cursor again."""
+    pages.body = b'heap_middleware_info{version="1",backend="native",census="tracked",python="3"} 1.0\n'
+    terminal = Terminal(pages.url)
+    terminal.wait(lambda lines: any("No route yet" in line for line in lines))
+    terminal.child.sendintr()
+    said = terminal.child.read().decode()
+    terminal.child.close()
+    assert terminal.child.exitstatus == 130
+    assert "Traceback" not in said
+    assert "\x1b[?25h" in said  # the cursor
+    assert "\x1b[?1049l" in said  # the screen that was there before
+
+
+def test_json_line_by_line(pages: Any) -> None:
+    """Without --once, --json is one line each interval, at once and not when a buffer is full."""
+    pages.body = b'heap_middleware_info{version="1",backend="native",census="tracked",python="3"} 1.0\n'
+    terminal = Terminal(pages.url, "--json", "--interval", "0.1")
+    for _ in range(3):
+        terminal.child.expect(r'\{"url": .*\}\r\n', timeout=SECONDS)
+    terminal.child.sendintr()
+    assert terminal.end() == 130
