@@ -153,10 +153,12 @@ class HeapMonitor:
         """What each endpoint's requests in this process left alive when the census was taken, by type.
 
         Only the accelerator knows: `types_per_route` types are named, the rest is `__other__`, and memory that is no
-        object is `(buffer)`.
+        object is `(buffer)`. Empty where `types_per_route` is 0.
         """
+        if self._recorder is None or self.settings.types_per_route == 0:
+            return {}
         types = TypeFilter(self.settings.types_per_route)
-        numbered = self._recorder.numbered() if self._recorder is not None else {}
+        numbered = self._recorder.numbered()
         return {
             numbered[number]: (
                 *types.rows((row.module, row.objects, row.bytes) for row in rows if row.module != BUFFER),

@@ -43,12 +43,6 @@ somebody_elses{label="value"} 3
 """
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "heap_middleware", *arguments], capture_output=True, text=True, timeout=60
-    )
-
-
 def test_once_prints_the_leaking_route_first(pages, capsys):
     """`--once` names the leaking route on top, with the verdict, sums over workers and the types it keeps."""
     pages.body = TWO_WORKERS.encode()
@@ -212,10 +206,12 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
     assert "top needs a_module_that_nobody_has: pip install 'heap_middleware[cli]'" in capsys.readouterr().err
 
 
-def test_python_m_and_a_closed_pipe():
+def test_python_m_and_a_closed_pipe(tmp_path):
     """`python -m heap_middleware` is the same command, and a reader that has seen enough is no error."""
-    assert run("--version").stdout.strip()
-    pipe = subprocess.run(
-        f"{sys.executable} -m heap_middleware dashboard | head -c 1", shell=True, capture_output=True, text=True
-    )
+
+    def run(command):  # elsewhere: in the checkout, -m would find its package and not the installed one
+        return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+    assert run(f"{sys.executable} -m heap_middleware --version").stdout.strip()
+    pipe = run(f"{sys.executable} -m heap_middleware dashboard | head -c 1")
     assert (pipe.stdout, pipe.stderr) == ("{", "")

@@ -30,6 +30,7 @@ class Terminal:
             sys.executable,
             ["-m", "heap_middleware", "top", *arguments],
             dimensions=(HEIGHT, WIDTH),
+            cwd="/",  # in the checkout, -m would find its package and not the installed one
             env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         )
 

@@ -131,9 +131,11 @@ def test_every_panel_asks_the_chosen_source() -> None:
         assert all(letters)
 
 
-def test_both_are_printed() -> None:
+def test_both_are_printed(tmp_path: Path) -> None:
     """`heap-middleware rules` and `heap-middleware dashboard` print the files, from the installed package, too."""
     for command, file in (("rules", RULES), ("dashboard", DASHBOARD)):
-        done = subprocess.run([sys.executable, "-m", "heap_middleware", command], capture_output=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "heap_middleware", command], capture_output=True, timeout=60, cwd=tmp_path
+        )
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout == file.read_bytes()
