@@ -36,6 +36,13 @@ def _no_ticks_of_another_test() -> Iterator[None]:
     publisher._publisher._due.clear()
 
 
+@pytest.fixture
+def own_sampling() -> None:
+    """The next monitor's `sampling` holds: a process has one tracker, with the settings of the first monitor."""
+    if accelerator.missing is None and accelerator.native.statistics()["running"]:
+        accelerator.native.stop()
+
+
 @dataclass
 class Server:
     """A server that answers at `url` until `stop()`."""

@@ -7,6 +7,7 @@ import pytest
 from heap_middleware import HeapMonitor, HeapSettings, SettingsError
 from heap_middleware.exposition.requests import PageRequest
 
+pytestmark = pytest.mark.usefixtures("own_sampling")
 BOTH = pytest.mark.parametrize("backend", [pytest.param("native", marks=pytest.mark.accelerator), "windows"])
 
 

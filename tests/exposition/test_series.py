@@ -28,7 +28,7 @@ def series(tmp_path, **settings):
 
 @pytest.mark.accelerator
 @pytest.mark.parametrize(("top_types", "types_per_route"), [(200, 10), (30, 0), (30, 3)])
-def test_there_are_as_many_as_the_readme_says(tmp_path, top_types, types_per_route):
+def test_there_are_as_many_as_the_readme_says(own_sampling, tmp_path, top_types, types_per_route):
     """Series by type, by route, by both, and of the middleware itself are what the README's formulas say."""
     found = series(tmp_path, top_types=top_types, types_per_route=types_per_route)
     assert found.pop("object_count") + found.pop("heap_size_bytes") == 2 * (top_types + 1)

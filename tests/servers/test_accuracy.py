@@ -128,6 +128,7 @@ def test_a_client_that_asks_twice_for_each_new_path_is_no_leak(
         assert abs(found) <= 0.3, f"{route}, found {found:.2f}"
 
 
+@pytest.mark.once
 @BACKENDS
 @pytest.mark.parametrize(
     ("kind", "how"),
