@@ -92,10 +92,8 @@ def api_clean_thread():
 
 
 @pytest.fixture
-def run(pytester, monkeypatch):
+def run(pytester):
     """`run(test source, *options)` runs it beside the applications; the plugin comes by its entry point."""
-    # The inner pytest has no part in what the outer one measures.
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     pytester.makepyfile(shop=APPS)
 
     def run_it(source, *options):

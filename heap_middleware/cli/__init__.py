@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final
 
+from heap_middleware.cli.comparison import SORTS
 from heap_middleware.cli.shipped import DASHBOARD, RULES, shipped
 from heap_middleware.errors import CommandError
 from heap_middleware.exposition.families import package_version
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("url", help="the metrics page, http://127.0.0.1:8000/metrics say; without a path, /metrics")
     top.add_argument("--once", action="store_true", help="print what is known now, and end")
     top.add_argument("--json", action="store_true", help="print JSON, one line each time")
-    top.add_argument("--sort", choices=("leak", "retained", "bytes", "requests"), default="leak", help="(%(default)s)")
+    top.add_argument("--sort", choices=tuple(SORTS), default="leak", help="(%(default)s)")
     top.add_argument("--limit", type=_positive_integer, default=20, help="rows with --once (%(default)s)")
     top.add_argument("--interval", type=_seconds, default=5.0, help="seconds between two readings (%(default)s)")
     top.add_argument("--timeout", type=_seconds, default=10.0, help="seconds to wait for an answer (%(default)s)")

@@ -1,7 +1,7 @@
 """What a metrics page says, as figures: routes, types, workers, and the middleware's own cost."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,25 @@ __all__ = ["NotOurs", "Reading", "Route", "TypeCount", "Worker", "read"]
 
 _OURS: Final = ("heap_", "object_count")
 _INFO: Final = "heap_middleware_info"
+_OF_ROUTES: Final = {
+    "requests_total": "requests",
+    "measured_requests_total": "measured",
+    "objects_gained_total": "gained",
+    "objects_lost_total": "lost",
+    "retained_objects": "retained_objects",
+    "retained_bytes": "retained_bytes",
+    "leak_objects_per_request": "leak",
+}
+"""Metrics of a route, behind `heap_endpoint_`, and the field of `Route` that their samples add up to."""
+_OF_WORKERS: Final = {
+    "heap_size_bytes_total": "bytes",
+    "heap_census_objects": "objects",
+    "heap_census_pause_seconds": "pause",
+    "heap_worker_snapshot_age_seconds": "age",
+    "heap_tracker_records": "records",
+    "heap_tracker_sampling_interval": "interval",
+}
+"""Metrics of a process, and the field of `Worker` that is theirs."""
 
 
 class NotOurs(ValueError):
@@ -111,24 +130,13 @@ def _samples(text: str) -> "defaultdict[str, list[Sample]]":
 def _routes(samples: "defaultdict[str, list[Sample]]") -> dict[tuple[str, str], Route]:
     routes: defaultdict[tuple[str, str], Route] = defaultdict(Route)
 
-    def each(name: str) -> Iterable[tuple[Route, Sample]]:
+    def each(name: str) -> Iterator[tuple[Route, Sample]]:
         for sample in samples[f"heap_endpoint_{name}"]:
             yield routes[sample.labels.get("method", ""), sample.labels.get("route", "")], sample
 
-    for route, sample in each("requests_total"):
-        route.requests += sample.value
-    for route, sample in each("measured_requests_total"):
-        route.measured += sample.value
-    for route, sample in each("objects_gained_total"):
-        route.gained += sample.value
-    for route, sample in each("objects_lost_total"):
-        route.lost += sample.value
-    for route, sample in each("retained_objects"):
-        route.retained_objects += sample.value
-    for route, sample in each("retained_bytes"):
-        route.retained_bytes = (route.retained_bytes or 0.0) + sample.value
-    for route, sample in each("leak_objects_per_request"):
-        route.leak = sample.value
+    for name, figure in _OF_ROUTES.items():
+        for route, sample in each(name):
+            setattr(route, figure, (getattr(route, figure) or 0.0) + sample.value)
     for route, sample in each("retained_objects_by_type"):
         module = sample.labels.get("module", "")
         route.types[module] = route.types.get(module, 0.0) + sample.value
@@ -146,23 +154,9 @@ def _types(samples: "defaultdict[str, list[Sample]]") -> dict[str, TypeCount]:
 
 def _workers(samples: "defaultdict[str, list[Sample]]") -> dict[str, Worker]:
     workers: defaultdict[str, Worker] = defaultdict(Worker)
-
-    def each(name: str) -> Iterable[tuple[Worker, float]]:
+    for name, figure in _OF_WORKERS.items():
         for sample in samples[name]:
-            yield workers[sample.labels.get("pid", "")], sample.value
-
-    for worker, value in each("heap_size_bytes_total"):
-        worker.bytes = value
-    for worker, value in each("heap_census_objects"):
-        worker.objects = value
-    for worker, value in each("heap_census_pause_seconds"):
-        worker.pause = value
-    for worker, value in each("heap_worker_snapshot_age_seconds"):
-        worker.age = value
-    for worker, value in each("heap_tracker_records"):
-        worker.records = value
-    for worker, value in each("heap_tracker_sampling_interval"):
-        worker.interval = value
+            setattr(workers[sample.labels.get("pid", "")], figure, sample.value)
     return dict(workers)
 
 

@@ -10,7 +10,10 @@ from rich.text import Text
 from heap_middleware.cli.comparison import Comparison, RouteRow, TypeRow
 from heap_middleware.heap.accelerated import BUFFER
 
-__all__ = ["live_screen", "printed"]
+__all__ = ["SORT_KEYS", "live_screen", "printed"]
+
+SORT_KEYS: Final = {"l": "leak", "r": "retained", "b": "bytes", "n": "requests"}
+"""What a key sorts by."""
 
 _NAMED_WORKERS: Final = 4
 _NAMED_TYPES: Final = 2
@@ -36,7 +39,8 @@ def live_screen(found: Comparison, *, address: str, sort: str, height: int, trou
     """As much of it as fits `height` lines. `trouble` says why it is old."""
     rows = max(2, height - _FRAME - bool(trouble))
     routes = max(1, min(len(found.routes) or 1, rows * 3 // 5))
-    state = Text.from_markup(_KEYS.replace(f"[b]{_KEY_OF[sort]}[/]", f"[b reverse]{_KEY_OF[sort]}[/]"), style="dim")
+    chosen = next(key for key, by in SORT_KEYS.items() if by == sort)
+    state = Text.from_markup(_KEYS.replace(f"[b]{chosen}[/]", f"[b reverse]{chosen}[/]"), style="dim")
     return Group(
         _heading(found, address),
         *([Text(trouble, style="bold red", no_wrap=True, overflow="ellipsis")] if trouble else []),
@@ -47,9 +51,6 @@ def live_screen(found: Comparison, *, address: str, sort: str, height: int, trou
         "",
         state,
     )
-
-
-_KEY_OF: Final = {"leak": "l", "retained": "r", "bytes": "b", "requests": "n"}
 
 
 def _heading(found: Comparison, address: str) -> Text:

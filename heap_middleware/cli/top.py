@@ -13,12 +13,11 @@ from heap_middleware.cli.comparison import Comparison, compare, restarted
 from heap_middleware.cli.keys import keys
 from heap_middleware.cli.page import Page
 from heap_middleware.cli.reading import Reading
-from heap_middleware.cli.screen import live_screen, printed
+from heap_middleware.cli.screen import SORT_KEYS, live_screen, printed
 from heap_middleware.errors import CommandError
 
 __all__ = ["once", "watch"]
 
-_SORT_KEYS: Final = {"l": "leak", "r": "retained", "b": "bytes", "n": "requests"}
 _WIDE: Final = 160
 """Columns where nobody says how many: in a file no route is cut."""
 
@@ -86,7 +85,7 @@ class _View:
 
     def press(self, key: str) -> None:
         """Sort by something else, or compare with this moment from now on."""
-        self._sort = _SORT_KEYS.get(key, self._sort)
+        self._sort = SORT_KEYS.get(key, self._sort)
         if key == "m":
             self._first = self._now
 

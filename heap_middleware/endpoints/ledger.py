@@ -121,6 +121,8 @@ class Ledger:
 
     def admit(self, kind: str) -> None:
         """Let a kind of work that is no HTTP request go by its own name; sixteen may, later ones are `OTHER`."""
+        if kind in self._methods:  # as it is but for the first time: without the lock
+            return
         with self._lock:
             if len(self._methods) < len(_METHODS) + _MAX_KINDS:
                 self._methods.add(kind)

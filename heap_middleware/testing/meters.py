@@ -27,11 +27,12 @@ from heap_middleware.endpoints.windows import Level
 from heap_middleware.heap.accelerated import BUFFER, AcceleratedCensus
 from heap_middleware.heap.census import TypeFilter, take_census
 from heap_middleware.heap.holders import asked, find_holders
+from heap_middleware.settings import HeapSettings
 
 __all__ = ["Detail", "Meter", "meter", "traced_lines", "tracing", "types_now"]
 
 _RECORDS: Final = 1 << 22
-_AS_BY_DEFAULT: Final = (262_144, 0, 0.01)
+_AUTOMATIC: Final = 0
 _SITES: Final = 8000
 _FRAMES: Final = 12
 """Of each allocation, for `tracemalloc`: as deep as the application's own line may be below the library's."""
@@ -145,7 +146,8 @@ def _tracker() -> Iterator[_TrackerMeter]:
     finally:
         native.stop()
         if was_running:
-            native.start(*_AS_BY_DEFAULT)
+            usual = HeapSettings()
+            native.start(usual.max_tracked, _AUTOMATIC, usual.overhead_budget)
 
 
 class _CountingMeter:

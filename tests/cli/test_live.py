@@ -1,5 +1,6 @@
 """`heap-middleware top` in a terminal, over the real example, read from the screen as a person would."""
 
+import os
 import re
 import shutil
 import sys
@@ -31,7 +32,7 @@ class Terminal:
             ["-m", "heap_middleware", "top", *arguments],
             dimensions=(HEIGHT, WIDTH),
             cwd="/",  # in the checkout, -m would find its package and not the installed one
-            env={"TERM": "xterm-256color", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
         )
 
     def wait(self, holds: Callable[[list[str]], Any]) -> Any:
