@@ -176,6 +176,32 @@ def test_clean(heap_leaks):
 
 
 @pytest.mark.accelerator
+def test_one_line_that_leaks_through_several_of_a_library(run):
+    """Of a line that keeps what several lines of a library made, all objects are told."""
+    result = run(
+        """
+from flask import Flask
+import fractions
+
+app = Flask("several")
+
+@app.get("/leak")
+def leak():
+    shop.kept.append((fractions.Fraction(10**20, 3), fractions.Fraction(f"{10**20}/7")))
+    return "ok"
+
+def test_it(heap_leaks):
+    heap_leaks(app).request("GET", "/leak").stays_flat(after=20, over=100)
+"""
+    )
+    result.assert_outcomes(failed=1)
+    said = result.stdout.str()
+    (left,) = re.findall(r"leaves (\S+) objects behind", said)
+    (line,) = re.findall(r"made at  test_shop\.py:\d+ leak × (\S+) a request", said)
+    assert float(line) == pytest.approx(float(left), abs=0.3)
+
+
+@pytest.mark.accelerator
 def test_a_middleware_around_the_application_does_not_hide_the_leak(run):
     """An application that has our middleware around it, sampling what it likes, is measured all the same."""
     result = run(

@@ -124,7 +124,8 @@ class _TrackerMeter:
         found = native.sites()
         numbers = {row[0]: row[0] for row in found}
         for sites in sites_by_endpoint(found, numbers, _SITES).values():
-            lines.update({site.where: round(site.objects) for site in sites})
+            for site in sites:  # a line of the application has a site for each library's line below it
+                lines[site.where] += round(site.objects)
         return Detail(types, lines)
 
     def holders(self, module: str) -> list[str]:
