@@ -175,6 +175,7 @@ def test_clean(heap_leaks):
     assert "module shop → global 'kept' → list → shop.LeakObj" in said
 
 
+@pytest.mark.once
 @pytest.mark.accelerator
 def test_one_line_that_leaks_through_several_of_a_library(run):
     """Of a line that keeps what several lines of a library made, all objects are told."""
@@ -309,6 +310,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.once
 def test_what_is_wrong_is_said(run):
     """A wrong path, answer or argument fails with what was wrong, and is not taken for a route that does not leak."""
     result = run("".join(f"def test_{at}(heap_leaks):\n    {statement}\n\n" for at, (statement, _) in enumerate(WRONG)))
@@ -330,6 +332,7 @@ def test_it(heap_leaks):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.once
 def test_a_ceiling_holds(run):
     """A test that leaves more alive than its mark allows fails, with numbers, types and lines; others pass."""
     result = run(
@@ -366,6 +369,7 @@ def test_fails_for_its_own_reason():
 NO_CEILINGS = ["", "5", "objects=-1", "objects='many'", "bytes='10 parsecs'", "bytes=-1", "objects=1, peak=2"]
 
 
+@pytest.mark.once
 def test_a_ceiling_that_is_none(run):
     """A wrong mark is an error that says what is allowed, before the test runs."""
     result = run(
