@@ -14,7 +14,8 @@ from setuptools.command.build_py import build_py
 
 REQUIRED = os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1"
 UNIX = sys.platform != "win32"
-FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden"] if UNIX else []
+# Hooks run a million times a second: they call the interpreter without the detour over a table of jumps.
+FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-plt"] if UNIX else []
 if UNIX and REQUIRED:
     FLAGS += ["-Wall", "-Wextra", "-Werror"]
 
