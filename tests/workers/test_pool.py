@@ -246,7 +246,9 @@ def no_more():
 
 def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
     """Whatever a worker publishes unasked, a scrape asks it for a new census, and shows none that is older."""
-    service = workers("gunicorn", number=3, publish_interval=0.1, census_min_interval=0.05, top_types=10_000)
+    service = workers(
+        "gunicorn", number=3, publish_interval=0.1, census_min_interval=0.05, top_types=10_000, workers_wait=20
+    )
     seen = Counter()
     for _ in range(8):
         seen += service.visit(*["/leak"] * 30)
