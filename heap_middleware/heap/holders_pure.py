@@ -64,7 +64,7 @@ class _Walk:
     def run(self) -> None:
         """Find what is asked for, then its holders, level by level."""
         self._find_targets()
-        before = 0
+        before = first = 0
         while len(self._met) > before and self.level < self.question.max_depth and self.cut != "cancelled":
             before, first = len(self._met), len(self._rows)
             self._walk_level()
