@@ -1,4 +1,4 @@
-"""Run as `python asks_application.py MODULE`: asks the module's `app` or `application`, if it has one, as a client does.
+"""Run as `python asks_application.py MODULE`: asks the module's `app` or `application`, if there is one, as clients do.
 
 It prints "answered" once the application has answered a request, and /metrics with that request in it.
 """

@@ -1,7 +1,6 @@
 """README and docs: every block of code in them is run, or stands below with the reason why not."""
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -11,12 +10,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from heap_middleware import HeapSettings
 from heap_middleware.cli import _parser
 from heap_middleware.exposition.families import described
 
@@ -31,10 +32,10 @@ BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?
 NOT_RUN = {
     "docker compose up": "needs Docker; tests/test_examples.py holds the file it reads",
     "kubectl port-forward": "needs a cluster",
-    "curl": "asks a service of yours",
-    "git clone": "of wherever it was published",
+    "python -m pytest": "this is pytest; the files are checked here",
     "python load.py": "tests/test_examples.py runs it",
-    "python -m pip install": "tox run -e dist installs the package in an empty environment; the extras are checked here",
+    "python -m pip install": "tox run -e dist installs it in an empty environment; the extras are checked here",
+    "tox run-parallel": "all of the tests",
     "tox run": "this is tox; the names of the environments are checked here",
     "gunicorn": "tests/test_examples.py and tests/workers start it; its options are checked here",
     "uvicorn": "tests/test_examples.py and tests/workers start it; its options are checked here",
@@ -81,7 +82,7 @@ def run(command: list[Any], cwd: Path, **variables: str) -> "subprocess.Complete
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block: Block, tmp_path: Path) -> None:
-    """What I copy runs as it stands: it answers a request and /metrics if it is an application, passes if it is a test."""
+    """What I copy runs as it stands; an application answers a request and /metrics, a test passes."""
     if "DJANGO_SETTINGS_MODULE" in block.text:
         run([sys.executable, "-m", "django", "startproject", "mysite", "."], tmp_path).check_returncode()
     if "\ndef test_" in block.text:
@@ -107,7 +108,9 @@ BEFORE = {
     "Starlette": "from starlette.applications import Starlette\napp = Starlette()\n",
     "Quart": "from quart import Quart\napp = Quart(__name__)\n",
     "Litestar": "from litestar import Litestar\napp = Litestar([])\n",
-    "any WSGI application": "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hello']\n",
+    "any WSGI application": "def application(environ, start_response):\n"
+    "    start_response('200 OK', [])\n"
+    "    return [b'hello']\n",
     "any ASGI application": "async def app(scope, receive, send):\n"
     "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
     "    await send({'type': 'http.response.body', 'body': b'hello'})\n",
@@ -133,7 +136,7 @@ def test_the_one_line_of_each_framework(framework: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_commands_are_right(block: Block, tmp_path: Path) -> None:
     """Each command of ours that I copy runs; of others' programs, the options and names are theirs."""
-    directory = ROOT
+    directory = (ROOT / block.page).parent if block.page.startswith("examples/") else ROOT
     for words in commands(block.text):
         if words[0] == "cd":
             directory = directory / words[1]
@@ -169,7 +172,11 @@ def asked(arguments: list[str], cwd: Path) -> None:
 
 
 def tox_knows(words: list[str], _: Path) -> None:
-    known = set(re.findall(r"^\[testenv:([\w-]+)\]", (ROOT / "tox.ini").read_text(), re.M)) | {"py311", "py312", "py313"}
+    known = set(re.findall(r"^\[testenv:([\w-]+)\]", (ROOT / "tox.ini").read_text(), re.M)) | {
+        "py311",
+        "py312",
+        "py313",
+    }
     for name in words[words.index("-e") + 1].split(",") if "-e" in words else ():
         assert name in known, name
 
@@ -184,6 +191,11 @@ def extras_are_ours(words: list[str], directory: Path) -> None:
             assert (directory / word).is_file(), word
 
 
+def files_exist(words: list[str], directory: Path) -> None:
+    for word in words:
+        assert not word.endswith(".py") or (directory / word).is_file(), word
+
+
 def options_exist(words: list[str], _: Path) -> None:
     helped = run([sys.executable, "-m", words[0], "--help"], ROOT).stdout
     for option in (word for word in words if word.startswith("--")):
@@ -192,6 +204,7 @@ def options_exist(words: list[str], _: Path) -> None:
 
 CHECKS = {
     "tox run": tox_knows,
+    "python -m pytest": files_exist,
     "python -m pip install": extras_are_ours,
     "gunicorn": options_exist,
     "uvicorn": options_exist,
@@ -228,7 +241,7 @@ def promtool(*arguments: str, cwd: Path) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml", "json"))
 def test_configuration_is_right(block: Block, tmp_path: Path) -> None:
-    """Prometheus accepts its configuration; variables in a deployment are settings, and ports and volumes have names."""
+    """Prometheus accepts its configuration; variables in a deployment are settings, its volumes are there."""
     told = json.loads(block.text) if block.language == "json" else yaml.safe_load(block.text)
     if "scrape_configs" in told:
         (tmp_path / "prometheus.yml").write_text(block.text)
@@ -238,7 +251,7 @@ def test_configuration_is_right(block: Block, tmp_path: Path) -> None:
         assert template["metadata"]["labels"] == told["spec"]["selector"]["matchLabels"]
         (container,) = template["spec"]["containers"]
         names = {variable["name"].removeprefix("HEAP_MIDDLEWARE_").lower() for variable in container["env"]}
-        assert names <= set(__import__("heap_middleware").HeapSettings.__dataclass_fields__), names
+        assert names <= {spec.name for spec in fields(HeapSettings)}, names
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
     elif told.get("kind") == "ServiceMonitor":
@@ -264,7 +277,7 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#)([^)#\s]+)")
+LINK = re.compile(r"\[[^\]]{2,}\]\((?!https?://|#)([^)#\s]+)")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -19,26 +19,27 @@ MADE = "<!-- Written by tools/make_reference.py from the code: edit there. -->\n
 
 SETTINGS = """# Settings
 
-Arguments of the middleware, or environment variables: `max_routes` is `HEAP_MIDDLEWARE_MAX_ROUTES`. An explicit argument
-wins over the variable, and the variable over the default. `HeapSettings(...)` takes the same names for a `HeapMonitor` of
-your own; `HeapSettings.from_environment()` reads the variables. A value that is not allowed is a `SettingsError` when the
-application starts, which names the setting, the value and what is allowed; a variable that names no setting is logged.
+Arguments of the middleware, or environment variables: `max_routes` is `HEAP_MIDDLEWARE_MAX_ROUTES`. An explicit
+argument wins over the variable, and the variable over the default. `HeapSettings(...)` takes the same names for a
+`HeapMonitor` of your own; `HeapSettings.from_environment()` reads the variables. A value that is not allowed is a
+`SettingsError` when the application starts, which names the setting, the value and what is allowed; a variable that
+names no setting is logged.
 """
 
 METRICS = """# Metrics
 
-`module` is a type, `package.module.Type`. `route` is the route's template as its framework writes it, mounts included:
-never a raw path. What matched no route is `__unmatched__`, what came after the first `max_routes` is `__other__`, and
-types beyond `top_types` are summed as `__other__`, so that sums stay true. The objects of a route are CPython's memory
-blocks: an object, its dict and its item buffer are a block each, and strings and numbers are counted too; `(buffer)` is a
-block of no object. `object_count` counts whole objects: all that can be reached with the accelerator, those that the
-garbage collector tracks without.
+`module` is a type, `package.module.Type`. `route` is the route's template as its framework writes it, mounts
+included: never a raw path. What matched no route is `__unmatched__`, what came after the first `max_routes` is
+`__other__`, and types beyond `top_types` are summed as `__other__`, so that sums stay true. The objects of a route
+are CPython's memory blocks: an object, its dict and its item buffer are a block each, and strings and numbers are
+counted too; `(buffer)` is a block of no object. `object_count` counts whole objects: all that can be reached with the
+accelerator, those that the garbage collector tracks without.
 
-With [several workers](deploying.md#several-workers) every gauge also has a label `pid` and is that of one living worker,
-except {whole}; counters are sums over all workers, those that are gone included.
+With [several workers](deploying.md#several-workers) every gauge also has a label `pid` and is that of one living
+worker, except {whole}; counters are sums over all workers, those that are gone included.
 
-The first three names are those of the article that this package comes from. They break today's naming rules, and `promtool
-check metrics` says so; queries that people wrote against them go on working.
+The first three names are those of the article that this package comes from. They break today's naming rules, and
+`promtool check metrics` says so; queries that people wrote against them go on working.
 """
 
 GROUPS = {
@@ -101,7 +102,9 @@ def metrics_page() -> str:
         rows.setdefault(group, []).append(f"| `{name}` | {family.type} | {labels} | {family.documentation}{only} |")
     parts = [METRICS.format(whole=" and ".join(f"`{name}`" for name in OF_ALL_WORKERS)).rstrip("\n")]
     for group, lines in rows.items():
-        parts.append("\n".join([f"## {group}\n", "| name | type | labels | meaning |", "| --- | --- | --- | --- |", *lines]))
+        parts.append(
+            "\n".join([f"## {group}\n", "| name | type | labels | meaning |", "| --- | --- | --- | --- |", *lines])
+        )
     return MADE + "\n\n".join(parts) + "\n"
 
 
