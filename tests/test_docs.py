@@ -21,6 +21,7 @@ from heap_middleware import HeapSettings
 from heap_middleware.cli import _parser
 from heap_middleware.exposition.families import described
 
+pytestmark = pytest.mark.once
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
