@@ -23,6 +23,9 @@ from setuptools.command.build_py import build_py
 REQUIRED = os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1"
 PURE = os.environ.get("HEAP_MIDDLEWARE_PURE") == "1" or sys.platform == "win32"
 FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden"]
+if sys.platform == "linux":
+    # Hooks run a million times a second: they call the interpreter without the detour over a table of jumps.
+    FLAGS.append("-fno-plt")
 if REQUIRED:
     FLAGS += ["-Wall", "-Wextra", "-Werror"]
 if REQUIRED and PURE:
