@@ -34,6 +34,7 @@ NOT_RUN = {
     "docker compose up": "needs Docker; tests/test_examples.py holds the file it reads",
     "kubectl port-forward": "needs a cluster",
     "python -m pytest": "this is pytest; the files are checked here",
+    "python find.py": "tests/report/test_worked_example.py runs it",
     "python load.py": "tests/test_examples.py runs it",
     "python -m pip install": "tox run -e dist installs it in an empty environment; the extras are checked here",
     "tox run-parallel": "all of the tests",
