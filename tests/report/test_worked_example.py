@@ -22,7 +22,7 @@ def test_the_docs_show_the_example() -> None:
 
 
 def test_the_page_finds_the_leak_of_a_real_library() -> None:
-    """The example ends as the docs say: six objects a request, Settings, the line in mine and theirs, the holder."""
+    """The example ends as the docs say: six objects a request, of Settings, from that line, held by that dict."""
     assert dateparser.__version__ == "1.4.3"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("HEAP_MIDDLEWARE_", "COVERAGE_"))}
     done = subprocess.run(
@@ -35,7 +35,7 @@ def test_the_page_finds_the_leak_of_a_real_library() -> None:
     for found in (
         "type  dateparser.conf.Settings × ",
         "type  datetime.datetime × ",
-        f"line  app.py:{line} remind, in dateparser/utils/__init__.py:215 registry.<locals>.choose.<locals>.constructor",
+        f"line  app.py:{line} remind, in dateparser/utils/__init__.py:215 registry.<locals>.choose.<locals>.",
         "held  class dateparser.conf.Settings → attribute '__registry_dict' → dict → dateparser.conf.Settings × ",
     ):
         assert found in done.stdout
