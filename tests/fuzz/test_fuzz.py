@@ -25,6 +25,8 @@ from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Counters, DamagedSnapshot, Snapshot, decode, encode
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
+pytestmark = pytest.mark.once
+
 CORPUS = Path(__file__).parent / "corpus"
 CASES = int(os.environ.get("HEAP_MIDDLEWARE_FUZZ_CASES", "10000"))
 MOST_SERIES = 2500
