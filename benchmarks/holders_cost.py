@@ -4,21 +4,28 @@
 
 A heap of a million tracked objects, in which a hundred thousand of a type are held by lists in dicts of instances.
 Beside it a bare fork of the same process that ends at once, and one `gc.get_referrers` for one of the objects: which
-the usual tools ask for each.
+the usual tools ask for each. Then a Flask route is served, in turn with and without searches in another thread: what
+its slowest hundredth of requests takes, the forks included.
 """
 
 import argparse
 import gc
 import os
 import statistics
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from request_cost import flask_app, wsgi_batch
 from rich.console import Console
 
 from heap_middleware.heap.held import Question
 from heap_middleware.heap.holders import HolderTree, find_holders
 
 ROUNDS = 7
+TURN = 2.0
+"""Seconds of requests in turn with and without searches."""
 
 
 class Target:
@@ -48,6 +55,45 @@ def bare_fork() -> None:
     os.waitpid(child, 0)
 
 
+@contextmanager
+def searching(question: Question) -> Iterator[list[HolderTree]]:
+    """Search over and over in another thread; what was found."""
+    found: list[HolderTree] = []
+    enough = threading.Event()
+
+    def search() -> None:
+        while not enough.is_set():
+            found.append(find_holders(question))
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    try:
+        yield found
+    finally:
+        enough.set()
+        thread.join()
+
+
+def slowest(share: float, seconds: float) -> float:
+    """Serve requests that long; the quantile of what they took."""
+    serve = wsgi_batch(flask_app())
+    end, took = time.perf_counter() + seconds, []
+    while time.perf_counter() < end:
+        took.append(serve(1))
+    return sorted(took)[round(len(took) * share)]
+
+
+def latencies(question: Question) -> tuple[list[float], list[float], int]:
+    """The 99th percentile of requests without and with searches, of each turn; and how many searches there were."""
+    quiet, busy, searches = [], [], 0
+    for _ in range(ROUNDS):
+        quiet.append(slowest(0.99, TURN))
+        with searching(question) as found:
+            busy.append(slowest(0.99, TURN))
+        searches += len(found)
+    return quiet, busy, searches
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a search for holders takes.")
     parser.add_argument("--objects", type=int, default=1_000_000)
@@ -69,6 +115,12 @@ def main() -> None:
         f"gc.get_referrers of one target: {one * 1000:.0f} ms, of all of them {one * arguments.targets:.0f} s"
     )
     console.print("\n".join(trees[0].paths(3)))
+    quiet, busy, searches = latencies(question)
+    console.print(
+        f"a request, p99: {statistics.median(quiet) * 1000:.2f} ms; while {searches} searches ran "
+        f"{statistics.median(busy) * 1000:.2f} ms: "
+        f"{statistics.median(more / less for more, less in zip(busy, quiet, strict=True)):.1f} times"
+    )
     assert len(rest) > 0
 
 

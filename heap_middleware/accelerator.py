@@ -7,6 +7,7 @@ the environment, as in CI, a missing extension is an ImportError.
 import logging
 import os
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ else:
     native: ModuleType | None = None
     missing = None
     try:
-        from heap_middleware import _native as native
+        native = import_module("heap_middleware._native")  # a `from` import would blame a circular one
     except ImportError as error:
         if os.environ.get("HEAP_MIDDLEWARE_REQUIRE_NATIVE") == "1":
             raise

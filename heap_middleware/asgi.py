@@ -5,7 +5,7 @@
 An ASGI request ends when the application's call ends: after its background tasks, and for a websocket after it closed.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -23,7 +23,8 @@ from heap_middleware.settings import HeapSettings
 
 __all__ = ["HeapMetricsMiddleware"]
 
-Scope = MutableMapping[str, Any]
+Scope = Any
+"""A mutable mapping of str; each framework has a type of its own for it, which another one is not."""
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 

@@ -18,7 +18,7 @@ from heap_middleware.errors import SettingsError
 __all__ = ["HeapSettings"]
 
 _PREFIX: Final = "HEAP_MIDDLEWARE_"
-_NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE"})  # read by the build and by CI, no setting of the middleware
+_NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE", "PURE"})  # read by the build and by CI, no setting of the middleware
 _MULTIPROC_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"  # of prometheus_client, whose own files have other names
 _PLAIN: Final = (str, int, float, tuple, type(None))
 _HOW: Final = frozenset(
@@ -219,7 +219,8 @@ class HeapSettings:
     metrics_path: str | None = _setting("/metrics", _path())
     """Where the middleware answers a scrape itself; None when you serve `HeapCollector` from a registry of yours."""
     attribution: bool | str = _setting(False, _choice(False, True, "native", "windows"))
-    """Whether requests are measured. True is "windows" for now, in pure Python; "native" follows each allocation."""
+    """Whether requests are measured: True, with the accelerator where it is there; "native" insists on it, "windows"
+    does without, in pure Python."""
     sampling: int | str = _setting("auto", _choice("auto", integers=(1, 1 << 20)))
     """How much is measured: "auto" keeps to `overhead_budget`, N measures one in N."""
     overhead_budget: float = _setting(0.01, _number(0.0001, 1.0))

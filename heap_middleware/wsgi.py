@@ -58,13 +58,14 @@ class HeapMetricsMiddleware:
             monitor.fault("request")
             return self.app(environ, start_response)  # type: ignore[no-any-return]
         exchange = _Exchange(self, recorder, environ, start_response, window)
+        wrapper = environ.get("wsgi.file_wrapper")  # the application may change what it was given
         try:
             result = self.app(environ, exchange.start_response)
         except BaseException:
             exchange.end(None)
             raise
         if type(result) is not ClosingIterator and (  # Werkzeug's and Flask's: the common case, decided fast
-            type(result) in _FINISHED or _is_wrapped_file(result, environ.get("wsgi.file_wrapper"))
+            type(result) in _FINISHED or _is_wrapped_file(result, wrapper)
         ):
             # Servers look at these types: at the length of a list, for Content-Length, and at their own file
             # wrapper, for sendfile.

@@ -155,6 +155,7 @@ def test_it(heap_leaks, app, path):
     assert said.count("held by  module shop → global 'kept' → list → shop.LeakObj × 240") == 4
 
 
+@pytest.mark.once
 def test_a_leak_is_found_without_the_accelerator(run):
     """In pure Python a leak fails, too, with the same four answers, and a clean route passes."""
     result = run(
@@ -205,6 +206,7 @@ def test_it(heap_leaks):
     assert float(line) == pytest.approx(float(left), abs=0.3)
 
 
+@pytest.mark.once
 @pytest.mark.accelerator
 def test_a_middleware_around_the_application_does_not_hide_the_leak(run):
     """An application that has our middleware around it, sampling what it likes, is measured all the same."""

@@ -57,7 +57,7 @@ class Chronicle:
     def note_types(self, types: Mapping[Endpoint, Mapping[str, float]]) -> None:
         """Add a point of what each of some endpoints retains of each type: a census was taken."""
         rows = {
-            (*endpoint, module): EndpointTotals(retained_objects=objects)
+            (endpoint.method, endpoint.route, module): EndpointTotals(retained_objects=objects)
             for endpoint, by_type in types.items()
             for module, objects in by_type.items()
         }

@@ -5,7 +5,8 @@ So a route is named if, over some stretch that reaches up to now,
 - the *lowest* values of twelve equal parts of its requests rise: what waits for a collection of garbage is no growth;
 - their slope, by Theil and Sen, is above 0 with its lower bound at 99 % (Sen 1968, by Kendall's S), which one outlier
   or one step cannot do, and itself above `least`;
-- it goes on in the recent half of the stretch, and not at a small fraction of the pace: a cache that fills slows down;
+- it goes on in the recent half of the stretch, and not at a small fraction of the pace, neither of the whole nor of the
+  first half: a cache that fills slows down;
 - it did so before its last part, too, and in more than two or three steps: a burst is no leak, nor is an import;
 - it is a record: most of the growth is above all that was before the stretch; what fluctuates comes up from a dip;
 - there is enough of it: requests, growth, and growth beyond chance. A population of n objects that come and go
@@ -44,6 +45,8 @@ _DEVIATIONS_BEFORE: Final = 4.0
 """Standard errors of chance that a growth must exceed, and must have exceeded before the last part of its stretch."""
 _PACE: Final = 0.4
 """Of the whole stretch's slope that the recent half must have. A cache that has filled by half has a lower one."""
+_PACE_OF_FIRST: Final = 0.5
+"""Of the first half's. What lives for some thousand requests takes several such times to fill up, ever slower."""
 _RECORD: Final = 0.6
 """Share of a stretch's growth that must be above whatever was before."""
 _LATEST: Final = 0.4
@@ -233,7 +236,9 @@ def _goes_on(stretch: _Stretch, slope: float, least: float) -> bool:
     requests, lowest = stretch.requests[half:], stretch.lowest[half:]
     rising = sum((after > value) - (after < value) for at, value in enumerate(lowest) for after in lowest[at + 1 :])
     pairs = len(lowest) * (len(lowest) - 1) // 2
-    return _median(sorted(_slopes(requests, lowest))) >= max(_PACE * slope, least) and rising >= _RISING * pairs / 15
+    first = _median(sorted(_slopes(stretch.requests[:half], stretch.lowest[:half])))
+    pace = max(_PACE * slope, _PACE_OF_FIRST * first, least)
+    return _median(sorted(_slopes(requests, lowest))) >= pace and rising >= _RISING * pairs / 15
 
 
 def _slopes(requests: Sequence[float], values: Sequence[float]) -> Iterable[float]:

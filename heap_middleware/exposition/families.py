@@ -1,7 +1,7 @@
 """The metric families: their names, and how figures of the census, the endpoints and our own become samples."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -69,8 +69,7 @@ def described(*, workers: bool = False) -> list[Metric]:
     """All families, without samples; with those that there are only where `workers` answer for each other."""
     return [
         *_census_families(),
-        *_endpoint_families(),
-        *_byte_families(),
+        *(kind(name, documentation, labels=_ENDPOINT) for _, kind, name, documentation in _OF_ENDPOINTS),
         _type_family(),
         _leak_family(),
         _info_family(),
@@ -107,52 +106,68 @@ def census_metrics(census: Census) -> Sequence[Metric]:
     return families
 
 
-def _endpoint_families() -> list[Metric]:
-    return [
-        CounterMetricFamily("heap_endpoint_requests", "Requests served.", labels=_ENDPOINT),
-        CounterMetricFamily(
-            "heap_endpoint_measured_requests", "Requests whose change of the heap could be measured.", labels=_ENDPOINT
-        ),
-        CounterMetricFamily(
-            "heap_endpoint_objects_gained", "Memory blocks that measured requests left alive, summed.", labels=_ENDPOINT
-        ),
-        CounterMetricFamily(
-            "heap_endpoint_objects_lost", "Memory blocks that measured requests gave back, summed.", labels=_ENDPOINT
-        ),
-        GaugeMetricFamily(
-            "heap_endpoint_retained_objects", "Memory blocks attributed to the route and alive.", labels=_ENDPOINT
-        ),
-    ]
+_OF_ENDPOINTS: Final = (
+    ("requests", CounterMetricFamily, "heap_endpoint_requests", "Requests served."),
+    (
+        "measured",
+        CounterMetricFamily,
+        "heap_endpoint_measured_requests",
+        "Requests whose change of the heap could be measured.",
+    ),
+    (
+        "gained",
+        CounterMetricFamily,
+        "heap_endpoint_objects_gained",
+        "Memory blocks that measured requests left alive, summed.",
+    ),
+    (
+        "lost",
+        CounterMetricFamily,
+        "heap_endpoint_objects_lost",
+        "Memory blocks that measured requests gave back, summed.",
+    ),
+    (
+        "retained_objects",
+        GaugeMetricFamily,
+        "heap_endpoint_retained_objects",
+        "Memory blocks attributed to the route and alive.",
+    ),
+    ("retained_bytes", GaugeMetricFamily, "heap_endpoint_retained_bytes", "Bytes attributed to the route and alive."),
+    (
+        "allocated_objects",
+        CounterMetricFamily,
+        "heap_endpoint_allocated_objects",
+        "Memory blocks allocated while serving the route.",
+    ),
+    (
+        "allocated_bytes",
+        CounterMetricFamily,
+        "heap_endpoint_allocated_bytes",
+        "Bytes allocated while serving the route.",
+    ),
+)
+"""A field of `EndpointTotals`, and the family that shows it."""
 
 
-def _byte_families() -> list[Metric]:
-    return [
-        GaugeMetricFamily("heap_endpoint_retained_bytes", "Bytes attributed to the route and alive.", labels=_ENDPOINT),
-        CounterMetricFamily(
-            "heap_endpoint_allocated_objects", "Memory blocks allocated while serving the route.", labels=_ENDPOINT
-        ),
-        CounterMetricFamily(
-            "heap_endpoint_allocated_bytes", "Bytes allocated while serving the route.", labels=_ENDPOINT
-        ),
-    ]
+_BYTEWISE: Final = ("retained_bytes", "allocated_objects", "allocated_bytes")
+"""What not every backend knows; where none does, the page does not mention it."""
 
 
-def endpoint_metrics(endpoints: Mapping[Endpoint, EndpointTotals]) -> Sequence[Metric]:
-    """What is known of each endpoint; of bytes only where somebody knows."""
-    families = _endpoint_families()
-    for endpoint, totals in sorted(endpoints.items()):
-        values = (totals.requests, totals.measured, totals.gained, totals.lost, totals.retained_objects)
-        for family, value in zip(families, values, strict=True):
-            family.add_metric(list(endpoint), value)  # type: ignore[attr-defined]
-    if all(totals.retained_bytes is None for totals in endpoints.values()):
-        return families
-    bytewise = _byte_families()
-    for endpoint, totals in sorted(endpoints.items()):
-        known = (totals.retained_bytes, totals.allocated_objects, totals.allocated_bytes)
-        for family, amount in zip(bytewise, known, strict=True):
-            if amount is not None:
-                family.add_metric(list(endpoint), amount)  # type: ignore[attr-defined]
-    return [*families, *bytewise]
+def endpoint_metrics(
+    endpoints: Mapping[Endpoint, EndpointTotals], kinds: Container[type] = (CounterMetricFamily, GaugeMetricFamily)
+) -> Sequence[Metric]:
+    """What is known of each endpoint, as families of these kinds."""
+    rows = [(list(endpoint), totals) for endpoint, totals in sorted(endpoints.items())]
+    families: list[Metric] = []
+    for field, kind, name, documentation in _OF_ENDPOINTS:
+        if kind in kinds:
+            family = kind(name, documentation, labels=_ENDPOINT)
+            for labels, totals in rows:
+                if (value := getattr(totals, field)) is not None:
+                    family.add_metric(labels, value)
+            if family.samples or field not in _BYTEWISE:
+                families.append(family)
+    return families
 
 
 def _type_family() -> GaugeMetricFamily:

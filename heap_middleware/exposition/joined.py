@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Final
 
 from prometheus_client import generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -29,8 +29,9 @@ from heap_middleware.exposition.families import (
     type_metrics,
 )
 from heap_middleware.heap.census import Census, TypeRow
+from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import Gathered
-from heap_middleware.workers.snapshot import Counters, Snapshot
+from heap_middleware.workers.snapshot import Snapshot
 
 __all__ = ["JoinedMetrics", "own_part"]
 
@@ -44,7 +45,8 @@ def own_part(
     types: Mapping[Endpoint, Sequence[TypeRow]],
 ) -> tuple[Counters, dict[str, bytes]]:
     """What this process contributes: what it counted, and the lines of its gauges by family, with the label `pid`."""
-    metrics: list[Metric] = [*info_metrics(own), *endpoint_metrics(endpoints), *type_metrics(types)]
+    of_endpoints = endpoint_metrics(endpoints, [GaugeMetricFamily])
+    metrics: list[Metric] = [*info_metrics(own), *of_endpoints, *type_metrics(types)]
     if census is not None:
         metrics += census_metrics(census)
     gauges = {metric.name: _lines(metric) for metric in metrics if metric.type == "gauge" and metric.samples}
@@ -138,7 +140,7 @@ class JoinedMetrics(Collector):
     def counters(self) -> Collector:
         """The sums over all workers, and how old what each said is."""
         counters = self._gathered.counters
-        summed = [metric for metric in endpoint_metrics(counters.endpoints()) if metric.type == "counter"]
+        summed = endpoint_metrics(counters.endpoints(), [CounterMetricFamily])
         return _Some([*summed, leak_metric(self.verdicts()), *own_counters(counters.own), age_metric(self.ages())])
 
 

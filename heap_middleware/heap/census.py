@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from heap_middleware.heap.references import references
 from heap_middleware.heap.referrers import list_without_young_tuples, young_tuple_sizes
 from heap_middleware.heap.typeinfo import Sizer, basic_size, can_refer, is_own_type, sizer_of, type_name
 
@@ -204,7 +205,7 @@ def _follow(holder: Any, weight: float, tallies: dict[int, _Tally]) -> None:
 
 
 def _referents(item: Any) -> list[Any]:
-    referents = gc.get_referents(item)
+    referents = references(item)
     if issubclass(type(item), dict):
         # A table of nothing but `str` keys does not show them to the garbage collector.
         keys = list(dict.keys(item))

@@ -45,7 +45,7 @@ class _Tree:
 
     def __init__(self, names: tuple[str, ...] = (_ROOT,), cut: Cut | None = None) -> None:
         self.names = names
-        self.cut = cut
+        self.cut: Cut | None = cut
         self.records = bytearray(_RECORD.pack(0, 0, 0, 0, 1))
 
     def __len__(self) -> int:

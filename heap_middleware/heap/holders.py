@@ -267,5 +267,5 @@ def _shown(holders: Iterable[Holder]) -> tuple[Holder, ...]:
     if len(ordered) <= _MOST_SHOWN:
         return tuple(ordered)
     rest = ordered[_MOST_SHOWN:]
-    sums = (sum(column) for column in zip(*((one.objects, one.held, one.bytes) for one in rest), strict=True))
-    return (*ordered[:_MOST_SHOWN], Holder(f"{len(rest)} others", *sums))
+    objects, held, size = map(sum, zip(*((one.objects, one.held, one.bytes) for one in rest), strict=True))
+    return (*ordered[:_MOST_SHOWN], Holder(f"{len(rest)} others", objects, held, size))

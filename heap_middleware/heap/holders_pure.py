@@ -10,6 +10,7 @@ from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
 from heap_middleware.heap.held import Cancelled, Group, Kind, Progress, Question
+from heap_middleware.heap.references import references
 from heap_middleware.heap.referrers import list_tracked
 from heap_middleware.heap.typeinfo import is_own_type, sizer_of, type_name
 
@@ -64,7 +65,7 @@ class _Walk:
     def run(self) -> None:
         """Find what is asked for, then its holders, level by level."""
         self._find_targets()
-        before = 0
+        before = first = 0
         while len(self._met) > before and self.level < self.question.max_depth and self.cut != "cancelled":
             before, first = len(self._met), len(self._rows)
             self._walk_level()
@@ -111,7 +112,7 @@ class _Walk:
         for item in self._going_on():
             self._note_namespace(item)
             self._take_target(item)
-            self._reach_targets(gc.get_referents(item), _NESTED)
+            self._reach_targets(references(item), _NESTED)
 
     def _reach_targets(self, referents: list[Any], nested: int) -> None:
         for referent in referents:
@@ -153,7 +154,7 @@ class _Walk:
         for item in self._going_on():
             if id(item) in self._ours or self._met.get(id(item), _NEW)[0] == 0:
                 continue  # those asked for hold each other as a rule: that says nothing
-            hits = [id(referent) for referent in gc.get_referents(item) if id(referent) in wanted]
+            hits = [id(referent) for referent in references(item) if id(referent) in wanted]
             hits = [hit for hit in hits if self._owners.get(hit, (id(item), False))[0] == id(item)]
             if hits and not self._type_of(item)[2]:
                 self._take_holder(item, hits)

@@ -20,6 +20,8 @@ from itertools import chain, compress, repeat, tee
 from operator import eq, is_, is_not
 from typing import Any, Final, Literal, NamedTuple
 
+from heap_middleware.heap.references import references
+
 __all__ = [
     "Cut",
     "Referrers",
@@ -82,7 +84,7 @@ class Referrers:
         first, after, sources = self._first, self._after, self._source
         position_of = dict(zip(map(id, objects), range(len(objects)), strict=True)).get
         for source in range(len(objects) - 1, -1, -1):  # backwards, because each chain gives the newest first
-            referents = gc.get_referents(objects[source])
+            referents = references(objects[source])
             if hides is not None and hides(referents):
                 self.hidden[source] = 1
                 continue

@@ -9,7 +9,7 @@ itself, classes are keyed by their identity, and a `__sizeof__` is called only w
 import sys
 from collections.abc import Callable
 from types import MethodDescriptorType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = [
     "MAX_NAME",
@@ -112,5 +112,5 @@ def _text(value: object) -> str:
     if type(value) is str:
         return value
     if issubclass(type(value), str):
-        return str.__str__(value)  # an exact copy: the subclass may override everything else
+        return str.__str__(cast(str, value))  # an exact copy: the subclass may override everything else
     return "?"

@@ -11,6 +11,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#if !defined(__GNUC__) || defined(_WIN32) /* Clang says __GNUC__, too; setup.py says why not there */
+#error "the accelerator needs GCC or Clang on a system with fork and mmap: build with HEAP_MIDDLEWARE_PURE=1"
+#endif
+
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define NOINLINE __attribute__((noinline))

@@ -25,9 +25,34 @@ int hq_is_request(PyObject *object)
     return Py_IS_TYPE(object, hq_type);
 }
 
-/* What the variable is in the running context, or NULL; borrowed, the context has it. No copy of it is kept: others may
- * set it, as asgiref does when it carries a context from one thread to another. */
-static PyObject *hq_value(void)
+#if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+
+/* What a variable remembers of the last look at it. CPython's internals, checked with 3.11 to 3.13: PyContextVar, and in
+ * the thread state the number of its context. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *name, *default_value;
+    PyObject *cached;
+    uint64_t thread, context;
+} hq_memory;
+
+static inline PyObject *hq_remembered(const PyThreadState *thread)
+{
+    const hq_memory *variable = (hq_memory *)hq_variable;
+    int same = variable->thread == thread->id && variable->context == thread->context_ver && thread->context != NULL;
+    return same ? variable->cached : NULL;
+}
+
+#else
+
+static inline PyObject *hq_remembered(const PyThreadState *Py_UNUSED(thread))
+{
+    return NULL;
+}
+
+#endif
+
+NOINLINE static PyObject *hq_look_up(void)
 {
     PyObject *value = NULL;
 #if PY_VERSION_HEX < 0x030C0000
@@ -46,9 +71,17 @@ static PyObject *hq_value(void)
     return value;
 }
 
-uint32_t hq_current(void)
+/* What the variable is in the running context, or NULL; borrowed, the context has it. No copy of it is kept: others may
+ * set it, as asgiref does when it carries a context from one thread to another. */
+static inline PyObject *hq_value(const PyThreadState *thread)
 {
-    PyObject *value = hq_muted ? NULL : hq_value();
+    PyObject *value = hq_remembered(thread);
+    return LIKELY(value != NULL) ? value : hq_look_up();
+}
+
+uint32_t hq_current(void *thread)
+{
+    PyObject *value = hq_muted ? NULL : hq_value(thread);
     return value != NULL && hq_is_request(value) ? ((hq_request *)value)->slot : HM_NO_SLOT;
 }
 
@@ -74,7 +107,7 @@ static int hq_set(PyObject *value)
 /* Set the variable; `outer` is then what it was. */
 static int hq_enter(PyObject *request, PyObject **outer)
 {
-    PyObject *value = hq_value();
+    PyObject *value = hq_value(hm_thread());
     *outer = Py_NewRef(value == NULL ? Py_None : value);
     if (hq_set(request) < 0) {
         Py_CLEAR(*outer);
@@ -88,7 +121,7 @@ static int hq_enter(PyObject *request, PyObject **outer)
 static int hq_restore(PyObject *request, PyObject *outer)
 {
     PyObject *type, *raised, *traceback;
-    int innermost = hq_value() == request;
+    int innermost = hq_value(hm_thread()) == request;
     PyErr_Fetch(&type, &raised, &traceback);
     if (innermost && hq_set(outer) < 0) {
         PyErr_WriteUnraisable(request); /* no memory: the context keeps the request's name */
@@ -131,7 +164,7 @@ static int hq_begin_in(hq_request *request)
 int hq_visit(PyObject *request, PyObject **outer)
 {
     *outer = NULL;
-    return hq_value() == request ? 0 : hq_enter(request, outer);
+    return hq_value(hm_thread()) == request ? 0 : hq_enter(request, outer);
 }
 
 void hq_return(PyObject *request, PyObject *outer)

@@ -16,7 +16,7 @@
 int hq_prepare(PyObject *module);
 
 /* The slot of the request that the running code belongs to, or HM_NO_SLOT: an hm_current. */
-uint32_t hq_current(void);
+uint32_t hq_current(void *thread);
 
 /* A new Request that is entered: what runs from here on in this context is its. NULL with an exception. */
 PyObject *hq_begin(void);

@@ -7,7 +7,7 @@
  * - Lines that hold nothing give up their place, all at once, when there is no room for another one: most lines allocate
  *   what is freed at once, and they must not crowd out the few that leak.
  *
- * The common path is a walk over the frames, with a look-up of each file's kind, and one look-up of the site.
+ * The common path is a walk over the frames (kinds.c), and one look-up of the site.
  */
 #include "sites.h"
 
@@ -15,11 +15,10 @@
 #include <string.h>
 
 #include "frames.h"
+#include "kinds.h"
 #include "text.h"
 
-#define HL_DEEPEST 200   /* frames; an application that recurses deeper is not looked for */
-#define HL_CACHED 2048   /* sites by their instructions: what a few routes run through; 48 KiB */
-#define HL_KINDS 512     /* functions whose kind is remembered */
+#define HL_CACHED 8192   /* sites by their instructions, two to a place: what many routes run through; 192 KiB */
 #define HL_LONGEST 300   /* characters of a file's or function's name; of a file's, the last ones */
 #define HL_LATER 16384   /* sites that find no room before room is looked for again */
 
@@ -46,9 +45,6 @@ typedef struct {
 
 static struct {
     uint32_t most; /* sites, and functions */
-    hl_root *roots;
-    size_t root_count;
-    int only_roots; /* there is a root of the application */
     hl_site *sites;
     hl_function *functions;
     uint16_t *free_sites, *free_functions; /* stacks */
@@ -62,104 +58,10 @@ static struct {
 uint32_t *hl_records_of;
 
 static hl_cached hl_cache[HL_CACHED];
-static uintptr_t hl_kinds[HL_KINDS] = {HL_NOBODYS}; /* an executable, not kept alive, and its kind in the lowest bits */
 
 static inline uint64_t hl_mix(uint64_t a, uint64_t b)
 {
     return (a ^ (b << 29 | b >> 35)) * 0x9E3779B97F4A7C15u;
-}
-
-/* ---- files --------------------------------------------------------------------------------------------------------- */
-
-static int hl_starts_with(PyObject *file, const Py_UCS4 *text, Py_ssize_t length)
-{
-    if (PyUnicode_GET_LENGTH(file) < length) {
-        return 0;
-    }
-    for (Py_ssize_t at = 0; at < length; at++) {
-        if (PyUnicode_READ_CHAR(file, at) != text[at]) {
-            return 0;
-        }
-    }
-    return 1;
-}
-
-/* Whether it lies in a folder of that name, below its first `from` characters. */
-static int hl_has_folder(PyObject *file, const char *name, Py_ssize_t from)
-{
-    Py_ssize_t length = (Py_ssize_t)strlen(name);
-    for (Py_ssize_t start = from > 0 ? from - 1 : 0; start + length + 2 <= PyUnicode_GET_LENGTH(file); start++) {
-        Py_ssize_t at = 0;
-        Py_UCS4 before = PyUnicode_READ_CHAR(file, start), after = PyUnicode_READ_CHAR(file, start + length + 1);
-        if ((before != '/' && before != '\\') || (after != '/' && after != '\\')) {
-            continue;
-        }
-        while (at < length && PyUnicode_READ_CHAR(file, start + 1 + at) == (Py_UCS4)name[at]) {
-            at++;
-        }
-        if (at == length) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static hl_kind hl_kind_by_name(PyObject *file)
-{
-    const hl_root *best = NULL;
-    if (!PyUnicode_Check(file) || PyUnicode_GET_LENGTH(file) == 0 || PyUnicode_READ_CHAR(file, 0) == '<') {
-        return HL_LIBRARY; /* "<string>", "<frozen ...>": made by somebody else's code */
-    }
-    for (size_t at = 0; at < hl.root_count; at++) {
-        const hl_root *root = &hl.roots[at];
-        if ((best == NULL || root->length > best->length) && hl_starts_with(file, root->text, root->length)) {
-            best = root;
-        }
-    }
-    if (best != NULL && best->kind != HL_APPLICATION) {
-        return best->kind;
-    }
-    Py_ssize_t from = best == NULL ? 0 : best->length; /* an environment may lie in the application's folder */
-    if (hl_has_folder(file, "site-packages", from) || hl_has_folder(file, "dist-packages", from)) {
-        return HL_LIBRARY;
-    }
-    return best == NULL && hl.only_roots ? HL_LIBRARY : HL_APPLICATION;
-}
-
-static inline uintptr_t *hl_kind_place(uintptr_t executable)
-{
-    return &hl_kinds[executable / 64 % HL_KINDS];
-}
-
-static void hl_forget_kind_of_null(void)
-{
-    if (hl_kinds[0] == 0) {
-        hl_kinds[0] = HL_NOBODYS; /* or a frame of no code would be taken for a library's */
-    }
-}
-
-static void hl_forget_kinds(void)
-{
-    memset(hl_kinds, 0, sizeof(hl_kinds));
-    hl_forget_kind_of_null();
-}
-
-NOINLINE static hl_kind hl_learn_kind(uintptr_t *known, hl_frame *frame)
-{
-    PyObject *executable = hl_executable(frame);
-    hl_kind kind = HL_NOBODYS;
-    if (hl_is_written(frame)) {
-        kind = hl_kind_by_name(((PyCodeObject *)executable)->co_filename);
-    }
-    *known = (uintptr_t)executable | kind;
-    return kind;
-}
-
-static inline hl_kind hl_kind_of(hl_frame *frame)
-{
-    uintptr_t executable = (uintptr_t)hl_executable(frame);
-    uintptr_t *known = hl_kind_place(executable), differs = *known ^ executable;
-    return LIKELY(differs <= HL_NOBODYS) ? (hl_kind)differs : hl_learn_kind(known, frame);
 }
 
 /* ---- tables -------------------------------------------------------------------------------------------------------- */
@@ -272,11 +174,7 @@ static uint32_t hl_function_of(PyCodeObject *code)
 /* Another code object may lie there soon. */
 static void hl_code_dies(PyCodeObject *code)
 {
-    uintptr_t *known = hl_kind_place((uintptr_t)code);
-    if ((*known ^ (uintptr_t)code) <= HL_NOBODYS) {
-        *known = 0;
-        hl_forget_kind_of_null();
-    }
+    hl_forget_kind(code);
     uint32_t id = hl.most == 0 ? 0 : hl_find_function(code);
     if (id == 0) {
         return;
@@ -346,46 +244,39 @@ NOINLINE static uint32_t hl_new(const hl_cached *wanted, PyCodeObject *inner, Py
 
 /* ---- the common path ----------------------------------------------------------------------------------------------- */
 
+static inline int hl_same(const hl_cached *one, const hl_cached *other)
+{
+    return one->inner == other->inner && one->app == other->app;
+}
+
 static inline uint32_t hl_look_up(hl_frame *inner, hl_frame *app)
 {
     hl_cached wanted = {
         .inner = hl_at(inner),
         .app = app == NULL ? NULL : hl_at(app),
     };
-    uint64_t hash = hl_mix((uintptr_t)wanted.inner, (uintptr_t)wanted.app);
-    hl_cached *known = &hl_cache[hash >> 40 & (HL_CACHED - 1)];
-    if (UNLIKELY(known->inner != wanted.inner || known->app != wanted.app)) {
-        wanted.site = hl_new(&wanted, (PyCodeObject *)hl_executable(inner),
-                             app == NULL ? NULL : (PyCodeObject *)hl_executable(app));
-        if (wanted.site == HL_OTHER) {
-            return HL_OTHER; /* not remembered: there may be room soon */
-        }
+    uint64_t place = hl_mix((uintptr_t)wanted.inner, (uintptr_t)wanted.app) >> 40 & (HL_CACHED - 1);
+    hl_cached *known = &hl_cache[place];
+    if (LIKELY(hl_same(known, &wanted))) {
+        return known->site;
+    }
+    hl_cached *second = &hl_cache[place ^ 1];
+    if (hl_same(second, &wanted)) {
+        return second->site;
+    }
+    wanted.site = hl_new(&wanted, (PyCodeObject *)hl_executable(inner),
+                         app == NULL ? NULL : (PyCodeObject *)hl_executable(app));
+    if (wanted.site != HL_OTHER) { /* or it is not remembered: there may be room soon */
+        *second = *known;
         *known = wanted;
     }
-    return known->site;
+    return wanted.site;
 }
 
 uint32_t hl_look(PyThreadState *thread)
 {
-    hl_frame *frame = hl_innermost(thread), *inner, *app = NULL;
-    while (frame != NULL && hl_kind_of(frame) == HL_NOBODYS) {
-        frame = frame->previous;
-    }
-    inner = frame;
-    for (int left = HL_DEEPEST; frame != NULL && --left != 0; frame = frame->previous) {
-        hl_kind kind = hl_kind_of(frame);
-        if (LIKELY(kind == HL_LIBRARY)) {
-            continue;
-        }
-        if (kind == HL_APPLICATION) {
-            app = frame;
-            break;
-        }
-        if (kind == HL_OURS) {
-            break; /* what called us is the server's, no more of this request */
-        }
-    }
-    return inner == NULL ? HL_OTHER : hl_look_up(inner, app);
+    hl_frame *inner = hl_innermost_written(thread);
+    return inner == NULL ? HL_OTHER : hl_look_up(inner, hl_application_of(inner));
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
@@ -433,10 +324,7 @@ static void hl_free_all(void)
     for (uint32_t id = 1; hl.functions != NULL && id <= hl.most; id++) {
         hl_drop_function(&hl.functions[id]);
     }
-    for (size_t at = 0; at < hl.root_count; at++) {
-        free(hl.roots[at].text);
-    }
-    void *tables[] = {hl.roots, hl.sites, hl.functions, hl.free_sites, hl.free_functions, hl.site_index.ids,
+    void *tables[] = {hl.sites, hl.functions, hl.free_sites, hl.free_functions, hl.site_index.ids,
                       hl.function_index.ids, hl_records_of};
     for (size_t at = 0; at < sizeof(tables) / sizeof(tables[0]); at++) {
         free(tables[at]);
@@ -467,11 +355,7 @@ static int hl_make_tables(uint32_t most)
 int hl_locate(uint32_t most, hl_root *roots, size_t count)
 {
     hl_free_all();
-    hl.roots = roots;
-    hl.root_count = count;
-    for (size_t at = 0; at < count; at++) {
-        hl.only_roots |= roots[at].kind == HL_APPLICATION;
-    }
+    hl_set_roots(roots, count);
     if (most > 0 && hl_make_tables(most) < 0) {
         hl_free_all();
         return -1;
@@ -507,5 +391,5 @@ uint64_t hl_memory(void)
 {
     uint64_t each = sizeof(hl_site) + sizeof(hl_function) + 2 * sizeof(uint16_t) + sizeof(uint32_t);
     uint64_t places = hl.most == 0 ? 0 : 2 * (hl.site_index.mask + 1);
-    return hl.most * each + places * sizeof(uint16_t) + hl.text + sizeof(hl_cache) + sizeof(hl_kinds);
+    return hl.most * each + places * sizeof(uint16_t) + hl.text + sizeof(hl_cache);
 }

@@ -7,21 +7,13 @@
 #define HM_SITES_H
 
 #include "home.h"
+#include "kinds.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
 #define HL_OTHER 0
 #define HL_MOST 65535 /* sites, of 16 bits */
-
-/* A library is 0: the common path of the walk is to pass one by. */
-typedef enum { HL_LIBRARY, HL_APPLICATION, HL_OURS, HL_NOBODYS } hl_kind;
-
-typedef struct {
-    Py_UCS4 *text;
-    Py_ssize_t length;
-    hl_kind kind;
-} hl_root;
 
 /* Learn which code dies, from here on. 0, or -1 with an exception. */
 int hl_prepare(void);

@@ -89,7 +89,7 @@ void hm_allocated(PyMemAllocatorDomain domain, void *block, size_t size)
         return;
     }
     uint64_t began = hm_began();
-    uint32_t at = hm_ask();
+    uint32_t at = hm_ask(thread);
     if (at != HM_NO_SLOT) {
         hm_insert((uintptr_t)block, size, at, size >= HM_LARGE ? 1 : (uint32_t)hm_interval, hl_here(thread));
     }

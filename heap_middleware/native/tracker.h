@@ -29,10 +29,10 @@ typedef struct {
     uint64_t requests;   /* slots in use */
 } hm_stats;
 
-/* Says to which request the running code belongs: a slot, or HM_NO_SLOT. Called from inside an allocation: it must not
- * allocate, raise, or run Python code. */
+/* Says to which request the code belongs that a thread (a PyThreadState) runs: a slot, or HM_NO_SLOT. Called from inside
+ * an allocation: it must not allocate, raise, or run Python code. */
 #define HM_NO_SLOT UINT32_MAX
-typedef uint32_t (*hm_current)(void);
+typedef uint32_t (*hm_current)(void *thread);
 
 /* Start recording: at most `max_records` live records, one allocation in `interval` (0: as many as `budget`, a share of
  * one core, pays for). Returns -1 if there is no memory for the tables. */

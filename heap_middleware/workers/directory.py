@@ -23,13 +23,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.files import UnusableFile, locked, read_whole, remove, write_whole
 from heap_middleware.workers.processes import Process, running
-from heap_middleware.workers.snapshot import Counters, DamagedSnapshot, Snapshot, decode, encode
+from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
 __all__ = ["ForeignService", "Gathered", "WorkersDirectory"]
 
@@ -138,8 +139,8 @@ class WorkersDirectory:
             if archive is None or name.tag not in archive.folded:
                 alive = self._runs(name)
                 found.counters.add(snapshot.counters, alive=alive)
-                if alive:  # its counters are in the sum; to keep them would take as much again as the page
-                    found.workers.append(replace(snapshot, counters=Counters()))
+                if alive:
+                    found.workers.append(snapshot)
         return found
 
     def fold(self) -> None:

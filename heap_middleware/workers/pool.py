@@ -14,9 +14,10 @@ from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.workers import publisher
 from heap_middleware.workers.bell import Bell, can_ring, ring
+from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import ForeignService, Gathered, WorkersDirectory
 from heap_middleware.workers.processes import service, this_process
-from heap_middleware.workers.snapshot import Counters, Snapshot
+from heap_middleware.workers.snapshot import Snapshot
 
 __all__ = ["Known", "WorkerPool"]
 

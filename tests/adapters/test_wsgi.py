@@ -238,7 +238,11 @@ class Wrapped(FileWrapper):
     pass
 
 
-@pytest.mark.parametrize("result", [[b"x"], (b"x",), [], b"x", None, Wrapped(io.BytesIO(b"x"))], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [[b"x"], (b"x",), [], b"x", None, Wrapped(io.BytesIO(b"x"))],
+    ids=["list", "tuple", "empty list", "bytes", "None", "file wrapper"],
+)
 def test_the_very_object_comes_back(wrap, monitor, result):
     """Lists keep their length, and the server recognises its file wrapper: it gets the very object I returned."""
     environ = environ_for(**{"wsgi.file_wrapper": FileWrapper})

@@ -14,9 +14,10 @@ from heap_middleware.endpoints.sites import OTHER_SITE, Site
 from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.exposition.details import Details, decode_details, encode_details, largest, merged_sites
 from heap_middleware.exposition.joined import JoinedMetrics
+from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import Gathered
 from heap_middleware.workers.processes import Process
-from heap_middleware.workers.snapshot import Counters, Snapshot, decode, encode
+from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
 MASTER = Process(1, "noon", "here")
 ROUTE, OTHER = Endpoint("GET", "/leak"), Endpoint("GET", "/b")

@@ -1,4 +1,4 @@
-"""How many series a target has: what the README computes for a fleet."""
+"""How many series a target has: what docs/deploying.md computes for a fleet."""
 
 import re
 from collections import Counter
@@ -28,8 +28,8 @@ def series(tmp_path, **settings):
 
 @pytest.mark.accelerator
 @pytest.mark.parametrize(("top_types", "types_per_route"), [(200, 10), (30, 0), (30, 3)])
-def test_there_are_as_many_as_the_readme_says(own_sampling, tmp_path, top_types, types_per_route):
-    """Series by type, by route, by both, and of the middleware itself are what the README's formulas say."""
+def test_there_are_as_many_as_the_docs_say(own_sampling, tmp_path, top_types, types_per_route):
+    """Series by type, by route, by both, and of the middleware itself are what the formulas in the docs say."""
     found = series(tmp_path, top_types=top_types, types_per_route=types_per_route)
     assert found.pop("object_count") + found.pop("heap_size_bytes") == 2 * (top_types + 1)
     by_type = found.pop("heap_endpoint_retained_objects_by_type", 0)

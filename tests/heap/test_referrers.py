@@ -4,6 +4,8 @@ import ctypes
 import gc
 import itertools
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -76,7 +78,7 @@ def test_each_object_is_asked_once(count, monkeypatch):
         raise AssertionError("scans the whole heap")
 
     objects = graph(count, [(at, at // 2) for at in range(count)])
-    monkeypatch.setattr(referrers.gc, "get_referents", counting)
+    monkeypatch.setattr(referrers, "references", counting)
     monkeypatch.setattr(referrers.gc, "get_referrers", forbidden)
     index = index_referrers(objects)
     assert asked == [1] * count
@@ -199,3 +201,27 @@ def test_nothing_is_listed_twice():
     """Every object is in the list once."""
     addresses = list(map(id, list_tracked(with_tuples=True)))
     assert len(addresses) == len(set(addresses))
+
+
+def test_the_dead_stay_dead():
+    """A search in a service that uses asyncio comes back, and its futures go on working (CPython issue 122695)."""
+    code = (
+        "import asyncio, gc\n"
+        "from heap_middleware.heap.census import TypeFilter, take_census\n"
+        "from heap_middleware.heap.dendrogram import HeapDendrogram\n"
+        "from heap_middleware.heap.held import Question\n"
+        "from heap_middleware.heap.holders_pure import search\n"
+        "async def wait():\n"
+        "    future = asyncio.get_running_loop().create_future()\n"
+        "    asyncio.get_running_loop().call_soon(future.set_result, 1)\n"
+        "    return await future\n"
+        "for _ in range(3):\n"
+        "    asyncio.run(wait())\n"
+        "    search(Question('builtins.module'), None, None)\n"
+        "    take_census('reachable', TypeFilter(200))\n"
+        "    HeapDendrogram(max_depth=2).generate()\n"
+        "print(asyncio.run(wait()))\n"
+    )
+    bounded = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n{code}"
+    done = subprocess.run([sys.executable, "-c", bounded], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

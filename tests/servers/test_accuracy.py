@@ -24,7 +24,8 @@ MEASURED = {"HEAP_MIDDLEWARE_SAMPLING": "1", "COVERAGE_PROCESS_CONFIG": None}
 """Every request, so that a thousand of a route among ten give about a hundred windows. Coverage, which keeps notes of
 its own on the heap, stays out of these servers."""
 
-BACKENDS = pytest.mark.parametrize("backend", ["windows", pytest.param("native", marks=pytest.mark.accelerator)])
+NATIVE = pytest.param("native", marks=pytest.mark.accelerator)
+BACKENDS = pytest.mark.parametrize("backend", ["windows", NATIVE])
 WSGI = {"app": "ten_routes_wsgi:app", "args": ["--log-level", "critical"]}
 ASGI = {"app": "ten_routes_asgi:app", "args": ["--log-level", "critical", "--http", "h11"]}
 
@@ -89,7 +90,7 @@ def per_request(before: dict[str, float], after: dict[str, float]) -> float | No
     return (change["objects_gained_total"] - change["objects_lost_total"]) / change["measured_requests_total"]
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", [pytest.param("windows", marks=pytest.mark.once), NATIVE])
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_every_route_is_charged_its_own_leak(
     kind: str, how: dict[str, Any], backend: str, serve: Callable[..., Any]
@@ -111,6 +112,7 @@ def test_every_route_is_charged_its_own_leak(
         assert abs(found - leak) <= 0.15 * leak + 0.3, f"{route} leaks {leak}, found {found:.2f}"
 
 
+@pytest.mark.once
 @BACKENDS
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_a_client_that_asks_twice_for_each_new_path_is_no_leak(

@@ -12,9 +12,10 @@ import pytest
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
+from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import ForeignService, WorkersDirectory
 from heap_middleware.workers.processes import Process
-from heap_middleware.workers.snapshot import Counters, Snapshot
+from heap_middleware.workers.snapshot import Snapshot
 
 MASTER = Process(1, "noon", "space here")
 GROUP = "0123abcd"
@@ -108,6 +109,16 @@ HARM = {
 def file_of(host, pid, kind="worker"):
     (path,) = host.path.glob(f"{GROUP}-{pid}-*.{kind}")
     return path
+
+
+def test_each_worker_keeps_what_it_counted(host):
+    """Beside the sum it is known how many requests each living worker served: verdicts weigh what it says by that."""
+    first = host.publish(2, 3)
+    host.publish(3, 40)
+    found = first.gather()
+    assert found.counters.requests(ROUTE) == 43
+    assert sorted(said.counters.requests(ROUTE) for said in found.workers) == [3, 40]
+    assert {said.counters.requests(Endpoint("GET", "/unknown")) for said in found.workers} == {0}
 
 
 @pytest.mark.parametrize("harm", HARM)

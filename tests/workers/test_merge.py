@@ -13,9 +13,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
+from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.processes import Process
-from heap_middleware.workers.snapshot import Counters, Snapshot
+from heap_middleware.workers.snapshot import Snapshot
 
 MASTER = Process(1, "the master", "here")
 ROUTES = [Endpoint("GET", "/a"), Endpoint("POST", "/a"), Endpoint("GET", "/b")]

@@ -86,7 +86,12 @@ SERVERS = {
 }
 
 
-@pytest.mark.parametrize("server", SERVERS)
+ON_EACH_PYTHON = ("preload", "uvicorn")
+
+
+@pytest.mark.parametrize(
+    "server", [name if name in ON_EACH_PYTHON else pytest.param(name, marks=pytest.mark.once) for name in SERVERS]
+)
 def test_any_worker_answers_for_all(server, workers):
     """Counters are sums, gauges have the process id of each worker, and no master is among them."""
     service = workers(*SERVERS[server], number=3, sampling=1, top_types=10_000)

@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -10,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.processes import Process
-from heap_middleware.workers.snapshot import Counters, DamagedSnapshot, Snapshot, decode, encode
+from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
 MASTER, WORKER = Process(1, "noon", "here"), Process(2, "later", "here")
 ROUTE = Endpoint("GET", "/ä\n\"'{}\\")
 GAUGES = {"a": b'a{pid="2"} 1.0\na{pid="2",x="y"} 2.0\n', "b_c": b'b_c{pid="2"} 0.5\n'}
 AMOUNTS = st.floats(0, 1e15) | st.integers(0, 10**15)
-TOTALS = st.builds(EndpointTotals, *[AMOUNTS] * 5, *[st.none() | AMOUNTS] * 3)
+TOTALS = st.builds(EndpointTotals, *[st.integers(0, 10**15)] * 2, *[AMOUNTS] * 3, *[st.none() | AMOUNTS] * 3)
 ENDPOINTS = st.dictionaries(st.builds(Endpoint, st.text(), st.text()), TOTALS, max_size=5)
 
 
@@ -30,10 +32,9 @@ def signed(body):
     return b"%08x %d\n" % (zlib.crc32(body), len(body)) + body
 
 
-def changed(**values):
-    header = json.loads(encode(snapshot(gauges={})).split(b"\n")[1])
-    columns = values.pop("columns", {})
-    return signed(json.dumps({**header, **values, "columns": {**header["columns"], **columns}}).encode() + b"\n")
+def changed(numbers=None, **values):
+    _, names, body = encode(snapshot(gauges={})).split(b"\n", 2)
+    return signed(json.dumps({**json.loads(names), **values}).encode() + b"\n" + (body if numbers is None else numbers))
 
 
 @given(ENDPOINTS)
@@ -82,7 +83,7 @@ def test_anything_else_is_found_out(data):
         {"details": -1},
         {"details": 10**9},
         {"details": "x"},
-        {"format": 3},
+        {"format": 4},
         {"format": "x" * 1000},
         {"taken": "now"},
         {"taken": math.nan},
@@ -93,12 +94,17 @@ def test_anything_else_is_found_out(data):
         {"methods": [1]},
         {"methods": ["GET", "GET"], "routes": ["/", "/"]},
         {"routes": ["x" * 20_000]},
-        {"columns": {"requests": [-1]}},
-        {"columns": {"requests": [math.inf]}},
-        {"columns": {"requests": ["1"]}},
-        {"columns": {"requests": [1, 1]}},
-        {"columns": {"gained": None}},
-        {"columns": {"retained_bytes": {}}},
+        {"numbers": array("d", [-1, 0, 0, 0, 0]).tobytes()},
+        {"numbers": array("d", [math.inf, 0, 0, 0, 0]).tobytes()},
+        {"numbers": array("d", [0, 0, math.nan, 0, 0]).tobytes()},
+        {"numbers": array("d", [1e308] * 4).tobytes()},
+        {"numbers": array("d", [0] * 6).tobytes()},
+        {"numbers": b""},
+        {"columns": ["requests"]},
+        {"columns": ["measured", "requests", "gained", "lost", "retained_objects"]},
+        {"columns": ["requests", "measured", "gained", "lost", "retained_objects", "sites"]},
+        {"columns": ["requests", "measured", "gained", "lost", "retained_objects", "retained_bytes"]},
+        {"columns": {"requests": [1]}},
         {"own": [["a", "b"]]},
         {"own": [["a", "b", math.nan]]},
         {"own": [["a", 1, 1]]},
