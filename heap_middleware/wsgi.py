@@ -65,7 +65,7 @@ class HeapMetricsMiddleware:
             exchange.end(None)
             raise
         if type(result) is not ClosingIterator and (  # Werkzeug's and Flask's: the common case, decided fast
-            type(result) in _FINISHED or _is_wrapped_file(result, wrapper)
+            type(result) in _FINISHED or _is_wrapped_file(result, wrapper) or not _can_be_iterated(type(result))
         ):
             # Servers look at these types: at the length of a list, for Content-Length, and at their own file
             # wrapper, for sendfile.
@@ -165,6 +165,11 @@ def _is_wrapped_file(result: Any, wrapper: Any) -> bool:
     if isinstance(wrapper, type):
         return issubclass(type(result), wrapper)
     return wrapper is not None and hasattr(type(result), "read")  # uWSGI's is a function that returns the very file
+
+
+def _can_be_iterated(kind: type) -> bool:
+    """Whether `iter` may take it; else it is one more mistake for the server to find."""
+    return hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")
 
 
 class _Body:

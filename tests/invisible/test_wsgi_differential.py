@@ -178,8 +178,8 @@ def serve(wrap, plan, server):
             attempt(trace, "closed", close)
             if trace[before:] == [("closed", "gave", None)]:
                 del trace[-2:]  # a close that runs nothing of the application: there may be none
-    del result
-    trace.append(("after", SEEN.get(), sorted(environ), environ.get("PATH_INFO")))
+    left = [key for key in environ if not key.startswith("heap_middleware.")]  # marks of ours have names of their own
+    trace.append(("after", SEEN.get(), sorted(left), environ.get("PATH_INFO")))
     return trace
 
 
