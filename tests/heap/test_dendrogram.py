@@ -280,6 +280,7 @@ def test_work_is_proportional_to_objects(monkeypatch):
         return real(*objects)
 
     monkeypatch.setattr(module.gc, "get_referents", counting)
+    monkeypatch.setattr("heap_middleware.heap.referrers.references", counting)
     tree = generated()
     base, small = asked, tree.total_objects()
     keep = [Small() for _ in range(5000)]

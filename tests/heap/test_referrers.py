@@ -203,7 +203,7 @@ def test_nothing_is_listed_twice():
     assert len(addresses) == len(set(addresses))
 
 
-def test_the_dead_stay_dead():
+def test_the_dead_stay_dead(tmp_path):
     """A search in a service that uses asyncio comes back, and its futures go on working (CPython issue 122695)."""
     code = (
         "import asyncio, gc\n"
@@ -223,5 +223,6 @@ def test_the_dead_stay_dead():
         "print(asyncio.run(wait()))\n"
     )
     bounded = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n{code}"
-    done = subprocess.run([sys.executable, "-c", bounded], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", bounded]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
