@@ -101,12 +101,14 @@ void hm_freed(void *block)
     if (!hm_at_home() || hm_records.places == NULL) {
         return;
     }
-    uint64_t began = hm_began();
+    /* Of what is live, some share a counter with what is not. To look for those costs a little however rarely is recorded,
+     * so it is none of what the interval is chosen by: that would double for ever. */
     hm_record *record = hm_find((uintptr_t)block);
     if (record != NULL) {
+        uint64_t began = hm_began();
         hm_drop(record);
+        hm_ended(began);
     }
-    hm_ended(began);
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
