@@ -4,7 +4,8 @@
 
 A shape says, for some requests that were served, how many objects came and how many went. What is judged is what
 sampling sees of it: with an interval of N, each object is recorded with the chance 1 in N and stands for N. Sampling
-starts at every object, as the automatic one does. At a concurrency of 32, requests in flight blur each reading.
+starts at every object, as the automatic one does; an interval of 0 stands for one that swings from 16 to 512. At a
+concurrency of 32, requests in flight blur each reading.
 
 A clean route has the first 40 % of its requests to warm up in. A route is judged at every 20th of 2,000 readings.
 """
@@ -232,8 +233,10 @@ def run(shape: Shape, seed: int, interval: int, concurrency: int) -> Outcome:
     requests = 0
     named = []
     judged = 0
+    weight = 1
     for reading in range(READINGS):
-        weight = 1 if reading < 20 else interval
+        if reading % 50 == 20:
+            weight = interval or 2 ** rng.randint(4, 9)
         served = int(drawn(rng, shape.requests))
         come, gone = shape.step(rng, served, requests, alive)
         requests += served
@@ -253,7 +256,7 @@ def run(shape: Shape, seed: int, interval: int, concurrency: int) -> Outcome:
     return Outcome(named, judged, requests)
 
 
-WAYS = [(interval, concurrency) for interval in (1, 16, 64, 256) for concurrency in (1, 32)]
+WAYS = [(interval, concurrency) for interval in (1, 16, 64, 256, 0) for concurrency in (1, 32)]
 
 
 def main() -> None:

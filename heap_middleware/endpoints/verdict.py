@@ -133,17 +133,16 @@ def judge(
     requests, objects = series.requests, series.lowest
     if len(requests) < _PARTS or requests[-1] - requests[0] < _LEAST_REQUESTS:
         return None
-    times = times[-len(requests) :]
-    weight = max(intervals[-len(requests) :])
+    times, intervals = times[-len(requests) :], intervals[-len(requests) :]
     first: Evidence | None = None
     for share in _STRETCHES:
         start = _start_of(requests, share)
-        now_found = _weigh(requests, objects, start, len(requests), least, weight)
+        now_found = _weigh(requests, objects, start, len(requests), least, intervals)
         if now_found is None:
             break
         evidence, leaks = now_found
         if leaks:  # already then, or it may be one burst
-            before = _weigh(requests, objects, start, _end_before(requests, start), least, weight)
+            before = _weigh(requests, objects, start, _end_before(requests, start), least, intervals)
             leaks = before is not None and before[1]
         evidence = evidence._replace(
             leaks=float(leaks),
@@ -189,12 +188,13 @@ def _stretch(requests: "array[float]", objects: "array[float]", start: int, end:
 
 
 def _weigh(
-    requests: "array[float]", objects: "array[float]", start: int, end: int, least: float, weight: float
+    requests: "array[float]", objects: "array[float]", start: int, end: int, least: float, intervals: Sequence[float]
 ) -> tuple[Evidence, bool] | None:
     """What a range of points says by itself, and whether that is a leak."""
     found = _stretch(requests, objects, start, end)
     if found is None:
         return None
+    weight = _weight(requests, intervals, start, end)
     slopes = sorted(_slopes(*found))
     bound = _bound(len(found.lowest), len(slopes))
     lower, upper = slopes[bound], slopes[-1 - bound]
@@ -215,6 +215,16 @@ def _weigh(
         and _goes_on(found, evidence.slope, least)
     )
     return evidence, leaks
+
+
+def _weight(requests: "array[float]", intervals: Sequence[float], start: int, end: int) -> float:
+    """How many objects a record of the range stands for, on the mean of its requests.
+
+    Not the most that it ever was: the interval of a service that starts swings widely before it settles.
+    """
+    steps = range(start + 1, end)
+    total = sum((requests[at] - requests[at - 1]) * intervals[at] for at in steps)
+    return total / (requests[end - 1] - requests[start])
 
 
 def _highest_before(requests: "array[float]", objects: "array[float]", start: int, width: float) -> float:
