@@ -1,18 +1,16 @@
 """The same generated application and server, bare and wrapped: every raw WSGI call must come out the same."""
 
 import contextvars
-import os
 import sys
 import traceback
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
-SOAK = int(os.environ.get("HEAP_MIDDLEWARE_DIFFERENTIAL_CASES", "0"))
+few, many = settings.get_profile("few cases"), settings.get_profile("many cases")
 SEEN = contextvars.ContextVar("seen", default="nothing")
 ERRORS = [None, ValueError, KeyboardInterrupt, SystemExit, GeneratorExit]
 
@@ -183,11 +181,6 @@ def serve(wrap, plan, server):
     return trace
 
 
-@pytest.fixture(scope="module", params=["windows", pytest.param("native", marks=pytest.mark.accelerator)])
-def monitor(request):
-    return HeapMonitor(HeapSettings(attribution=request.param, sampling=1))
-
-
 def check(monitor, plan, server):
     def wrap(app):
         return HeapMetricsMiddleware(app, monitor=monitor)
@@ -195,10 +188,6 @@ def check(monitor, plan, server):
     bare = contextvars.Context().run(serve, lambda app: app, plan, server)
     wrapped = contextvars.Context().run(serve, wrap, plan, server)
     assert wrapped == bare
-
-
-few = settings(max_examples=SOAK or 200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-many = settings(few, max_examples=SOAK or 2500)
 
 
 @few

@@ -1,0 +1,21 @@
+"""One monitor of each backend for all cases, and how many cases there are."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from heap_middleware import HeapMonitor, HeapSettings
+
+SOAK = int(os.environ.get("HEAP_MIDDLEWARE_DIFFERENTIAL_CASES", "0"))
+FEW, MANY = 200, 2500
+
+settings.register_profile(
+    "few cases", max_examples=SOAK or FEW, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("many cases", settings.get_profile("few cases"), max_examples=SOAK or MANY)
+
+
+@pytest.fixture(scope="module", params=["windows", pytest.param("native", marks=pytest.mark.accelerator)])
+def monitor(request):
+    return HeapMonitor(HeapSettings(attribution=request.param, sampling=1))
