@@ -95,13 +95,35 @@ uint32_t hq_current(void *thread)
  * does not go back to it: what came later in that context would be charged to it for good.
  */
 
+/* PyContextVar_Set of CPython 3.11 to 3.13 does not look whether it got its token: without memory for that and for the
+ * variable it drops NULL, and the process dies. So there must be room for a token (64 bytes with the collector's head),
+ * which is its block the next moment. */
+static int hq_has_room(void)
+{
+    void *room = PyObject_Malloc(64);
+    PyObject_Free(room);
+    return room != NULL;
+}
+
 static int hq_set(PyObject *value)
 {
     hq_muted++;
-    PyObject *token = PyContextVar_Set(hq_variable, value);
+    PyObject *token = hq_has_room() ? PyContextVar_Set(hq_variable, value) : PyErr_NoMemory();
     hq_muted--;
-    Py_XDECREF(token);
-    return token == NULL ? -1 : 0;
+    if (token == NULL) {
+        PyObject *type, *raised, *traceback;
+        PyErr_Fetch(&type, &raised, &traceback);
+        if (hq_look_up() == value) { /* it is set all the same, and the token is nothing that we need */
+            Py_XDECREF(type);
+            Py_XDECREF(raised);
+            Py_XDECREF(traceback);
+            return 0;
+        }
+        PyErr_Restore(type, raised, traceback);
+        return -1;
+    }
+    Py_DECREF(token);
+    return 0;
 }
 
 /* Set the variable; `outer` is then what it was. */
