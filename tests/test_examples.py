@@ -24,7 +24,8 @@ def start(serve: Callable[..., Any], tmp_path: Path) -> Callable[[str], Any]:
 
     def run(example: str) -> Any:
         copy = shutil.copytree(EXAMPLES / example, tmp_path / example, ignore=shutil.ignore_patterns(".heap_workers"))
-        every_time = {"HEAP_MIDDLEWARE_CENSUS_MIN_INTERVAL": "0"}  # or a scrape soon after the first has its census
+        # Or a scrape soon after the first has its census; and a busy machine needs more than half a second.
+        every_time = {"HEAP_MIDDLEWARE_CENSUS_MIN_INTERVAL": "0", "HEAP_MIDDLEWARE_WORKERS_WAIT": "10"}
         if example == "flask_app":
             return serve("gunicorn", app="app:app", cwd=copy, env=every_time, args=["--workers", "4"])
         return serve("uvicorn", app="app:app", cwd=copy, env=every_time)

@@ -60,7 +60,8 @@ def example(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: P
     """Starts the Flask example with four workers, always on the same port."""
     copy = shutil.copytree(EXAMPLE, tmp_path / "flask_app", ignore=shutil.ignore_patterns(".heap_workers"))
     port = free_port()
-    env = {"HEAP_MIDDLEWARE_SAMPLING": "1", "HEAP_MIDDLEWARE_CENSUS_MIN_INTERVAL": "0", "COVERAGE_PROCESS_CONFIG": None}
+    settings = {"SAMPLING": "1", "CENSUS_MIN_INTERVAL": "0", "WORKERS_WAIT": "10"}
+    env = {"COVERAGE_PROCESS_CONFIG": None, **{f"HEAP_MIDDLEWARE_{name}": value for name, value in settings.items()}}
     return lambda: serve("gunicorn", app="app:app", cwd=copy, port=port, env=env, args=["--workers", "4"])
 
 

@@ -69,7 +69,7 @@ def example(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: P
     port = free_port()
     # Coverage keeps notes of its own on the heap; the figures are those of a service without it. Every request is
     # measured, or in these few seconds the unmeasured ones would be taken to be like those that filled the caches.
-    bare = {"COVERAGE_PROCESS_CONFIG": None, "HEAP_MIDDLEWARE_SAMPLING": "1"}
+    bare = {"COVERAGE_PROCESS_CONFIG": None, "HEAP_MIDDLEWARE_SAMPLING": "1", "HEAP_MIDDLEWARE_WORKERS_WAIT": "5"}
 
     def start(workers: int = 1) -> Any:
         if workers == 1:

@@ -94,7 +94,8 @@ ON_EACH_PYTHON = ("preload", "uvicorn")
 )
 def test_any_worker_answers_for_all(server, workers):
     """Counters are sums, gauges have the process id of each worker, and no master is among them."""
-    service = workers(*SERVERS[server], number=3, sampling=1, top_types=10_000)
+    # On a busy machine half a second is too little for the others.
+    service = workers(*SERVERS[server], number=3, sampling=1, top_types=10_000, workers_wait=10)
     leaking, others = Counter(), Counter()
     while len(leaking) < 3 or leaking.total() < 100:
         leaking += service.visit("/leak")
@@ -147,7 +148,7 @@ def test_a_leak_is_the_same_with_many_workers(workers):
     leaks = {}
     visits = [path for path in PATHS * 5 for _ in range(40)]  # pure Python measures what comes twice in a row
     for number in (1, 4):
-        service = workers("gunicorn", number=number, directory=f"with{number}", sampling=1)
+        service = workers("gunicorn", number=number, directory=f"with{number}", sampling=1, workers_wait=10)
         service.visit(*visits)
         samples = service.settled()
         service.visit(*visits)
