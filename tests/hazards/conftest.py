@@ -1,11 +1,12 @@
 """One service in four shapes: over WSGI and over ASGI, with the accelerator and in pure Python."""
 
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,14 @@ def _imported(name: str) -> ModuleType:
 
 
 _service = _imported("service")
+
+
+@pytest.fixture(autouse=True)
+def small_heap() -> Iterator[None]:
+    """Hide what pytest and the frameworks made from pure Python, which would look at it for most of the time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(params=["wsgi", "asgi"])

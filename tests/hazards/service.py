@@ -137,8 +137,13 @@ class AsgiService(Service):
         }
         status, parts = [], []
 
+        received = iter([{"type": "http.request", "body": body, "more_body": False}])
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            message = next(received, None)
+            if message is None:
+                await asyncio.Event().wait()  # the client stays
+            return message or {}
 
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
