@@ -185,6 +185,8 @@ class Interrupted(BaseException):
     """What a handler of the application's raises: a worker's timeout, Ctrl-C."""
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("adapter", ["wsgi"], indirect=True)  # what is asked is the monitor
 def test_an_exception_at_every_line_of_a_scrape(serve):
     """A signal handler that raises at any line of a scrape ends that scrape alone: the next ones are answered."""
     service = serve(top_types=5, census="tracked")
