@@ -45,12 +45,13 @@ async def ask(path):
     await app(scope, receive, send)
 
 async def many(kind):
-    async with anyio.create_task_group() as group:
-        for _ in range(50):
-            for route in range(4):
-                group.start_soon(ask, f"/{kind}{route}")
-        for _ in range(3):
-            group.start_soon(ask, "/metrics")
+    for name in ("warm", kind):  # what a loop makes at its start is charged to whoever needs it first
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                for route in range(4):
+                    group.start_soon(ask, f"/{name}{route}")
+            for _ in range(3):
+                group.start_soon(ask, "/metrics")
 
 loops = {
     "asyncio": lambda: asyncio.run(many("asyncio")),
@@ -59,8 +60,8 @@ loops = {
 }
 raised = in_threads(3, lambda n: list(loops.values())[n]())
 assert not raised, raised
-assert statuses == [200] * 3 * (50 * 4 + 3)
-found = app.monitor.endpoints()
+assert statuses == [200] * 6 * (50 * 4 + 3)
+found = {endpoint: row for endpoint, row in app.monitor.endpoints().items() if "warm" not in endpoint.route}
 assert {endpoint.route: row.requests for endpoint, row in found.items()} == {
     f"/{kind}{route}": 50 for kind in loops for route in range(4)
 }

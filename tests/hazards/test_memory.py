@@ -1,59 +1,50 @@
-"""Memory runs out: at each allocation in turn."""
+"""Memory runs out: at each allocation in turn, in what the accelerator does.
+
+Not around whole requests: CPython 3.12.1 itself ends there, where it cannot make room for a Python frame.
+"""
 
 import pytest
 
 
-@pytest.mark.once
+@pytest.mark.accelerator
+@pytest.mark.parametrize(("adapter", "backend"), [("wsgi", "native"), ("asgi", "native")], indirect=True)
 def test_memory_runs_out_at_every_allocation(run):
-    """Wherever memory runs out: my own MemoryError or an answer, never a crash, and the next request and scrape work."""
+    """Wherever memory runs out amid recording or a census: a MemoryError at most, and the next request works."""
     run(
         """
-        import _testcapi, gc, logging
-        from heap_middleware.exposition.requests import PageRequest
-
-        logging.disable()  # of our faults, which there may be
+        import _testcapi
+        native, strike, stop = accelerator.native, _testcapi.set_nomemory, _testcapi.remove_mem_hooks
         kept = []
-
-        def work(path):
-            kept[:] = [[path], {"n": bytes(100)}, (path, 1.5)]
-            return b"hello"
-
-        service = serve(work, census="tracked", top_types=5, census_process="inline")
-        page = PageRequest("GET", "/metrics")
-
-        def starved(what, number, most):
-            outcomes = set()
-            at = 0
-            while at < most:
-                at += 1 + at // number  # each at first, then fewer
-                outcome = None
-                _testcapi.set_nomemory(at, at + 1 + at % 3)
+        service = serve(lambda path: kept.append(bytes(100)) or b"hello", census="tracked", census_process="inline")
+        service.ask("/x"), service.ask("/metrics")
+        failed = {"request": 0, "census": 0, "snapshot": 0, "sites": 0}
+        for what, most in (("request", 40), ("census", 300), ("snapshot", 60), ("sites", 120)):
+            for at in range(1, most):
+                strike(at, at + 1)
                 try:
-                    outcome = what()
+                    if what == "request":
+                        request = native.begin()
+                        block = [bytes(200), {}]
+                        request.end(1)
+                    elif what == "census":
+                        native.census(True)
+                    elif what == "snapshot":
+                        native.snapshot()
+                    else:
+                        native.sites()
                 except MemoryError:
-                    outcome = MemoryError
+                    failed[what] += 1
                 finally:
-                    _testcapi.remove_mem_hooks()
-                outcomes.add(outcome)
-                if at % 10 == 0:
-                    assert service.ask("/next") == (200, b"hello")
-            return outcomes
-
-        gc.freeze()
-        for _ in range(3):
-            service.ask("/x"), service.monitor.respond(page), service.ask("/next")
-        asked = starved(lambda: service.ask("/x")[0], 300, 600)
-        assert asked == {200, MemoryError}, asked
-        scraped = starved(lambda: service.monitor.respond(page).status, 100, 3_000)
-        assert scraped <= {200, 503, MemoryError}, scraped
-        assert len(scraped) >= 2
-        gc.unfreeze()
-        before = service.requests()["/after"] if "/after" in service.requests() else 0
+                    stop()
+                request = block = None
+            assert service.ask("/next") == (200, b"hello")
+            assert service.ask("/metrics")[0] == 200
+        assert failed["request"] and failed["census"] and failed["snapshot"], failed
+        before = service.monitor.totals()["GET", "/next"].retained_objects
         for _ in range(30):
-            assert service.ask("/after") == (200, b"hello")
-        assert service.requests()["/after"] == before + 30
-        assert service.ask("/metrics")[0] == 200
-        """,
-        "-W",
-        "ignore",
+            service.ask("/next")
+        assert 30 <= service.monitor.totals()["GET", "/next"].retained_objects - before <= 60
+        assert native.statistics()["intact"]
+        assert not any(service.monitor.own_figures().faults.values())
+        """
     )

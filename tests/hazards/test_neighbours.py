@@ -9,7 +9,10 @@ import _testcapi, ctypes, tracemalloc
 
 class Others:
     # `set_nomemory` hooks all allocators; from so far on that it never strikes.
-    start = {"tracemalloc": lambda: tracemalloc.start(5), "testcapi": lambda: _testcapi.set_nomemory(2**31 - 2, 2**31 - 1)}
+    start = {
+        "tracemalloc": lambda: tracemalloc.start(5),
+        "testcapi": lambda: _testcapi.set_nomemory(2**31 - 2, 2**31 - 1),
+    }
     stop = {"tracemalloc": tracemalloc.stop, "testcapi": _testcapi.remove_mem_hooks}
 
 service, kept = None, []
@@ -25,8 +28,8 @@ def stop(name):
     global service
     if name == "ours":
         service = None
-        if "_native" in str(sys.modules.get("heap_middleware._native")) and "native" in sys.argv:
-            sys.modules["heap_middleware._native"].stop()
+        if serve.args[1] == "native":
+            accelerator.native.stop()
     else:
         Others.stop[name]()
 
@@ -52,7 +55,6 @@ def test_hooks_started_and_stopped_in_any_order(run, other):
     run(
         HOOKS
         + f"""
-sys.argv.append("native" if serve.args[1] == "native" else "")
 for starts, stops in {orders!r}:
     for name in starts:
         start(name)

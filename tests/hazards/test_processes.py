@@ -31,6 +31,7 @@ def child():
     own = [thread.name for thread in threading.enumerate() if thread.name == "heap_middleware-publisher"]
     assert len(own) == 1, own  # started anew by the first request
 
+service.ask("/metrics")  # first: anyio imports, and a child forked amid another thread's import waits for ever
 threads = [threading.Thread(target=load, args=(n,), daemon=True) for n in range(4)]
 for thread in threads:
     thread.start()
