@@ -107,6 +107,7 @@ def test_we_keep_nothing_of_a_request(serve):
     assert sum(callable(reference()) for reference in references) == 0
 
 
+@pytest.mark.once
 def test_our_own_objects_are_flat(serve):
     """After hundreds of requests and scrapes there are as many objects of ours as after the first few."""
     service = serve(report_path="/heap", history_points=16, census_process="inline")

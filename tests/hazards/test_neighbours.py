@@ -44,7 +44,7 @@ def churn():
 """
 
 
-@pytest.mark.parametrize("other", ["tracemalloc", "testcapi"])
+@pytest.mark.parametrize("other", ["tracemalloc", pytest.param("testcapi", marks=pytest.mark.once)])
 def test_hooks_started_and_stopped_in_any_order(run, other):
     """tracemalloc or another allocator's hooks, started before or after ours, stopped in any order: requests go on."""
     orders = [
