@@ -113,7 +113,7 @@ def test_gc_callbacks(again):
         gc.callbacks.remove(callback)
     assert len(done) >= 5
     assert service.requests()["/"] == 5
-    assert service.requests()["/nested"] == len(done)
+    assert 0 <= service.requests()["/nested"] - len(done) <= 1  # the publisher's thread may be in the middle of one
 
 
 def lines_of_ours(what):
