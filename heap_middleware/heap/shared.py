@@ -41,15 +41,16 @@ class SharedCensus:
 
     def get(self) -> Census:
         """The census of now, or of `min_interval` seconds ago at most. What `take` raises is raised."""
-        with self._lock:
-            if self._last is not None and self._clock() - self._taken < self._min_interval:
-                return self._last
-            flight = self._flight
-            mine = flight is None
-            if flight is None:
-                flight = self._flight = _Flight()
-        if mine:
-            return self._fly(flight)
+        mine = _Flight()
+        try:
+            with self._lock:
+                if self._last is not None and self._clock() - self._taken < self._min_interval:
+                    return self._last
+                flight = self._flight = self._flight or mine
+            if flight is mine:
+                return self._fly(mine)
+        finally:  # wherever it ended: a signal handler may raise at any line
+            self._land(mine)
         if flight.owner == threading.get_ident():
             # A finalizer that the census itself set off is asking; to wait for that census would be to wait forever.
             return self._last if self._last is not None else self._take()
@@ -62,14 +63,15 @@ class SharedCensus:
             return None if self._last is None else (self._last, self._taken)
 
     def _fly(self, flight: _Flight) -> Census:
-        try:
-            census = self._take()
-            with self._lock:
-                flight.census = self._last = census
-                self._taken = self._clock()
-                self.seconds += census.duration
-            return census
-        finally:
-            with self._lock:
+        census = self._take()
+        with self._lock:
+            flight.census = self._last = census
+            self._taken = self._clock()
+            self.seconds += census.duration
+        return census
+
+    def _land(self, flight: _Flight) -> None:
+        with self._lock:
+            if self._flight is flight:
                 self._flight = None
-            flight.done.set()
+        flight.done.set()
