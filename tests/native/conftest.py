@@ -1,10 +1,21 @@
 """The accelerator on its own."""
 
+import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _collections() -> Iterator[None]:
+    """With HEAP_MIDDLEWARE_GC_THRESHOLD=1 the collector runs whenever it can: `sanitize` asks for it."""
+    before = gc.get_threshold()
+    gc.set_threshold(int(os.environ.get("HEAP_MIDDLEWARE_GC_THRESHOLD", before[0])), *before[1:])
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture
