@@ -42,6 +42,7 @@ class Chronicle:
         self._history: History[Endpoint] = History(points)
         self._types: History[TypeKey] = History(min(points, _TYPE_POINTS))
         self._judged: dict[Endpoint, Evidence] | None = None
+        self._noted = 0
 
     def note(self) -> None:
         """Add a point, if the last one was not just now."""
@@ -49,8 +50,12 @@ class Chronicle:
         times = self._history.times
         if times and 0 <= now - times[-1] < _SOON:
             return
+        noted = self._noted
         totals, interval = self._totals(), self._interval()
         with self._lock:
+            if self._noted != noted:  # by another scrape, since these totals were read: they are older than its point
+                return
+            self._noted += 1
             self._history.note(now, totals, interval)
             self._judged = None
 

@@ -85,7 +85,9 @@ class History(Generic[Key]):
             series = self._series.get(endpoint)
             if series is None:
                 series = self._series[endpoint] = Series()
-            values = (row.requests, row.retained_objects, row.retained_bytes or 0.0)
+            # A counter only grows: a verdict divides by how far it has come from one point to another.
+            requests = max(row.requests, series.requests[-1]) if series.requests else row.requests
+            values = (requests, row.retained_objects, row.retained_bytes or 0.0)
             for column, value in zip(series.columns(), values, strict=True):
                 column.append(value)
             series.lowest.append(row.retained_objects)

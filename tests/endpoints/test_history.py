@@ -66,6 +66,14 @@ def test_a_clock_that_is_set_back_does_no_harm():
     assert list(history.series()[A].requests) == [1, 2]
 
 
+def test_requests_that_were_read_late_do_no_harm():
+    """A count of requests that is read while another thread counts may be one behind: it never goes back."""
+    history = History(10)
+    for now, requests in enumerate((5, 7, 6, 8)):
+        history.note(float(now), {A: row(requests, 1)})
+    assert list(history.series()[A].requests) == [5, 7, 7, 8]
+
+
 def test_what_is_gone_has_nothing_and_is_forgotten():
     """A type that is retained no more falls to zero, and leaves once all its points are zero."""
     history = History(4)
@@ -120,6 +128,31 @@ class TestChronicle:
         clock[0] += 1
         chronicle.note()
         assert chronicle.view().times == [100.0, 101.0]
+
+    @pytest.mark.parametrize("stale", [0, 1, 30])
+    def test_scrapes_at_once_do_not_spoil_the_verdict(self, clock, stale):
+        """A scrape that is overtaken while it reads the totals adds nothing: requests never go back, and all answer."""
+        served, overtaking = [0], []
+
+        def totals():
+            found = {A: row(served[0], 2 * served[0])}
+            if clock[0] % 3 == 0 and not overtaking:
+                overtaking.append(1)
+                served[0] += stale
+                clock[0] += 1
+                chronicle.note()
+                overtaking.clear()
+            return found
+
+        chronicle = Chronicle(totals, lambda: 1.0, points=200, least=0.01, clock=lambda: clock[0])
+        for _ in range(120):
+            clock[0] += 1
+            served[0] += 10
+            chronicle.note()
+            chronicle.evidence()
+        requests = list(chronicle.view().series[A].requests)
+        assert requests == sorted(requests)
+        assert chronicle.evidence()[A].slope == pytest.approx(2, rel=0.1)
 
     def test_a_leak_is_found(self, chronicle, clock):
         """What leaks is in the evidence, judged once for each point."""

@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize(("adapter", "backend"), [("wsgi", "native"), ("asgi", "native")], indirect=True)
+@pytest.mark.parametrize(("adapter", "backend"), [("wsgi", "native")], indirect=True)
 def test_memory_runs_out_at_every_allocation(run):
     """Wherever memory runs out amid recording or a census: a MemoryError at most, and the next request works."""
     run(

@@ -246,7 +246,9 @@ def test_a_collection_at_every_allocation(run):
         gc.set_threshold(700)
         assert service.requests() == {"/kept": 20}
         if service.monitor.settings.attribution == "native":
-            assert 40 <= service.monitor.totals()["GET", "/kept"].retained_objects <= 80
+            # A dict, its keys, a list and its items: 4 blocks a request.
+            retained = service.monitor.totals()["GET", "/kept"].retained_objects
+            assert 80 <= retained <= 100, retained
         """,
         PYTHONMALLOC="debug",
     )
