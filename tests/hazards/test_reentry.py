@@ -11,7 +11,7 @@ import pytest
 
 from heap_middleware.exposition.requests import PageRequest
 
-RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "15"))
+RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "10"))
 """600 in the soak."""
 
 

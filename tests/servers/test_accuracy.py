@@ -90,7 +90,8 @@ def per_request(before: dict[str, float], after: dict[str, float]) -> float | No
     return (change["objects_gained_total"] - change["objects_lost_total"]) / change["measured_requests_total"]
 
 
-@pytest.mark.parametrize("backend", [pytest.param("windows", marks=pytest.mark.once), NATIVE])
+@pytest.mark.once
+@pytest.mark.parametrize("backend", ["windows", NATIVE])
 @pytest.mark.parametrize(("kind", "how"), [("gunicorn", WSGI), ("uvicorn", ASGI)], ids=["gunicorn sync", "uvicorn h11"])
 def test_every_route_is_charged_its_own_leak(
     kind: str, how: dict[str, Any], backend: str, serve: Callable[..., Any]
