@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -57,12 +58,13 @@ def adapter(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["windows", pytest.param("native", marks=pytest.mark.accelerator)])
-def backend(request: pytest.FixtureRequest, own_sampling: None, monkeypatch: pytest.MonkeyPatch) -> str:
+def backend(request: pytest.FixtureRequest, own_sampling: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The accelerator, or pure Python for all that it would do: attribution, the census, the search for holders."""
     if request.param == "windows":
         monkeypatch.setattr(accelerator, "missing", _service.LEFT_OUT)
         monkeypatch.setattr(holders, "missing", _service.LEFT_OUT)
-    return str(request.param)
+    yield str(request.param)
+    logging.getLogger("heap_middleware").removeFilter(_service.unless_left_out)
 
 
 @pytest.fixture

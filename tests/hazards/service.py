@@ -21,10 +21,15 @@ Headers = Iterable[tuple[str, str]]
 Answer = tuple[int, bytes]
 
 
+def unless_left_out(record: logging.LogRecord) -> bool:
+    """Let pass what does not say that the accelerator is missing."""
+    return "runs in pure Python" not in str(record.msg)
+
+
 def leave_the_accelerator_out() -> None:
     """Let this process be one in which it was not built."""
     accelerator.missing = holders.missing = LEFT_OUT
-    logging.getLogger("heap_middleware").addFilter(lambda record: "runs in pure Python" not in record.msg)
+    logging.getLogger("heap_middleware").addFilter(unless_left_out)
 
 
 def path_of(held: Any) -> str:
