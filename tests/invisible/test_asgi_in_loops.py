@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from heap_middleware.asgi import HeapMetricsMiddleware
 
 SEEN = contextvars.ContextVar("seen", default="nothing")
-few, many = settings.get_profile("few cases"), settings(settings.get_profile("many cases"), max_examples=1000)
+few, many = settings.get_profile("few cases"), settings(settings.get_profile("many cases"), max_examples=500)
 
 STEP = st.sampled_from(
     ["receive", "send", "sleep", "set context", "shielded", "timeout", "swallow", "raise", "thread", "gather"]
