@@ -20,7 +20,7 @@ SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_SOAK_SECONDS", "30"))
 CLIENTS = 16
 INTERVAL = 0.5
 LONG = 300
-OURS = re.compile(r"LOG heap_middleware ERROR heap_middleware (cannot write|failed in its own)")
+OURS = re.compile(r"LOG heap_middleware (ERROR|WARNING) ")
 """A full disk and memory that ran out under us are said, each once a process."""
 
 
