@@ -114,7 +114,7 @@ def publish(path: str, group: str, pid: int, known: tuple[OwnFigures, Census, di
     directory = WorkersDirectory(path, group, service(), process, print)
     endpoints = known[2]
     evidence = dict.fromkeys(
-        list(endpoints)[:ENDPOINTS], Evidence(0.000123, 0.0004567, 123456.0, 0.0, 12.3456789, 1764164164.123, 0.0)
+        list(endpoints)[:ENDPOINTS], Evidence(0.000123, 0.0004567, 123456.0, 0.0, 12.3456789, 1764164164.123, 123456.0)
     )
     view = history(list(endpoints)[:ENDPOINTS]).view(most=POINTS)
     details = encode_details(Details(view))

@@ -21,8 +21,8 @@ from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals, Ledger
 from heap_middleware.endpoints.level import let_go
 from heap_middleware.endpoints.recorder import FirstRequest, Recorder, RequestRecorder
 from heap_middleware.endpoints.sites import Site
+from heap_middleware.endpoints.suspects import Suspect, verdicts
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
-from heap_middleware.endpoints.verdict import Suspect, verdicts
 from heap_middleware.endpoints.windows import Level, WindowRecorder
 from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
@@ -118,7 +118,7 @@ class HeapMonitor:
             return []
         self._chronicle.note()
         knows_bytes = self._recorder is not None and self._recorder.follows
-        return verdicts([self._chronicle.evidence()], knows_bytes=knows_bytes)
+        return verdicts({one: [said] for one, said in self._chronicle.evidence().items()}, knows_bytes=knows_bytes)
 
     def suspects(self) -> list[Suspect]:
         """The routes that leak, those that lose most first: how much, since when, of which types, and how sure that is.
@@ -364,7 +364,7 @@ class HeapMonitor:
         settings = self.settings
         return Chronicle(
             self.totals,
-            self._sampling_interval,
+            self._sampling_interval if self._recorder is not None and self._recorder.follows else None,
             points=settings.history_points,
             least=settings.leak_min_objects,
             clock=time.time,
@@ -413,7 +413,7 @@ class HeapMonitor:
             self._chronicle.types(),
             {endpoint: sites[endpoint] for endpoint in endpoints if endpoint in sites},
         )
-        return Known(counters, gauges, taken, self._chronicle.growing(), encode_details(details))
+        return Known(counters, gauges, taken, self._chronicle.evidence(), encode_details(details))
 
     def _seconds_elsewhere(self) -> float:
         """Time that passed in scrapes and was not spent on rendering."""

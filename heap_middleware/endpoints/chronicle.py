@@ -20,6 +20,13 @@ _TYPE_POINTS: Final = 60
 _SOON: Final = 0.5
 """Seconds within which a second point would tell nothing new."""
 
+_WINDOW_ERROR: Final = 0.25
+"""Objects by which the mean of measured requests may be wrong: windows.py says why."""
+
+
+def _of_measured(row: EndpointTotals) -> EndpointTotals:
+    return EndpointTotals(requests=row.measured, retained_objects=row.gained - row.lost)
+
 
 class Chronicle:
     """Safe to use from several threads."""
@@ -27,20 +34,26 @@ class Chronicle:
     def __init__(
         self,
         totals: Callable[[], Mapping[Endpoint, EndpointTotals]],
-        interval: Callable[[], float],
+        interval: Callable[[], float] | None,
         *,
         points: int,
         least: float,
         clock: Callable[[], float],
     ) -> None:
-        """`interval` is one allocation in how many is recorded; `least` the slope from which a growth is a leak."""
+        """`interval` is one allocation in how many is recorded, None where no allocation is, but requests are measured.
+
+        `least` is the slope from which a growth is a leak.
+        """
         self._totals = totals
         self._interval = interval
-        self._least = least
+        self._least = least if interval is not None else max(least, _WINDOW_ERROR)
         self._clock = clock
         self._lock = threading.RLock()
         self._history: History[Endpoint] = History(points)
         self._types: History[TypeKey] = History(min(points, _TYPE_POINTS))
+        self._measured: History[Endpoint] | None = History(points) if interval is None else None
+        """Of measured requests only, where these are what is judged."""
+        self._scatter: dict[Endpoint, float] = {}
         self._judged: dict[Endpoint, Evidence] | None = None
         self._noted = 0
 
@@ -51,12 +64,15 @@ class Chronicle:
         if times and 0 <= now - times[-1] < _SOON:
             return
         noted = self._noted
-        totals, interval = self._totals(), self._interval()
+        totals, interval = self._totals(), 1.0 if self._interval is None else self._interval()
         with self._lock:
             if self._noted != noted:  # by another scrape, since these totals were read: they are older than its point
                 return
             self._noted += 1
             self._history.note(now, totals, interval)
+            if self._measured is not None:
+                self._measured.note(now, {endpoint: _of_measured(row) for endpoint, row in totals.items()})
+                self._scatter = {endpoint: row.scatter for endpoint, row in totals.items()}
             self._judged = None
 
     def note_types(self, types: Mapping[Endpoint, Mapping[str, float]]) -> None:
@@ -75,17 +91,11 @@ class Chronicle:
             return self._types.view()
 
     def evidence(self) -> dict[Endpoint, Evidence]:
-        """What is known of each endpoint that has enough requests."""
+        """That endpoints leak, of those that do."""
         with self._lock:
             if self._judged is None:
                 self._judged = self._judge()
             return self._judged
-
-    def growing(self) -> dict[Endpoint, Evidence]:
-        """The same of those that may leak: what there is to say to others."""
-        return {
-            endpoint: found for endpoint, found in self.evidence().items() if found.leaks or found.slope >= self._least
-        }
 
     def view(self, endpoints: list[Endpoint] | None = None, most: int | None = None) -> HistoryView[Endpoint]:
         """A copy of the history, of some endpoints and thinned if so asked."""
@@ -93,11 +103,12 @@ class Chronicle:
             return self._history.view(endpoints, most)
 
     def _judge(self) -> dict[Endpoint, Evidence]:
-        history = self._history
+        history = self._history if self._measured is None else self._measured
         now = self._clock()
         found = {}
         for endpoint, series in history.series().items():
-            evidence = judge(history.times, history.intervals, series, self._least, now=now)
+            scatter = self._scatter.get(endpoint, 0.0)
+            evidence = judge(history.times, history.intervals, series, self._least, now=now, scatter=scatter)
             if evidence is not None:
                 found[endpoint] = evidence
         return found

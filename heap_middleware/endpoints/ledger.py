@@ -62,6 +62,8 @@ class EndpointTotals:
     allocated_bytes: float | None = None
     sites: tuple[Site, ...] = ()
     """The lines that allocated what is retained, most objects first; empty where the backend knows none."""
+    scatter: float = 0.0
+    """Mean square of what a measured request gave back, where not every request is measured."""
 
     @property
     def objects_per_request(self) -> float:
@@ -72,7 +74,18 @@ class EndpointTotals:
 class _Row:
     """The running sums of one endpoint; None for the requests of excluded routes, which are shown nowhere."""
 
-    __slots__ = ("covered", "endpoint", "gained", "lost", "mean", "measured", "reads", "requests", "retained")
+    __slots__ = (
+        "covered",
+        "endpoint",
+        "gained",
+        "lost",
+        "mean",
+        "measured",
+        "reads",
+        "requests",
+        "retained",
+        "squares",
+    )
 
     def __init__(self, endpoint: Endpoint | None) -> None:
         self.endpoint = endpoint
@@ -81,6 +94,7 @@ class _Row:
         self.measured = 0
         self.gained = 0.0
         self.lost = 0.0
+        self.squares = 0.0  # of the losses
         self.mean = 0.0  # of the measured changes, the older ones forgotten by and by
         self.covered = 0  # requests that `retained` accounts for
         self.retained = 0.0
@@ -96,6 +110,7 @@ class _Row:
             self.gained += change
         else:
             self.lost -= change
+            self.squares += change * change
         self.mean += (change - self.mean) / min(self.measured, _REMEMBERED)
         requests = self.count()
         self.retained += self.mean * (requests - self.covered)
@@ -104,7 +119,8 @@ class _Row:
     def totals(self) -> EndpointTotals:
         requests = self.count()
         retained = self.retained + self.mean * (requests - self.covered)
-        return EndpointTotals(requests, self.measured, self.gained, self.lost, retained)
+        scatter = self.squares / self.measured if self.measured else 0.0
+        return EndpointTotals(requests, self.measured, self.gained, self.lost, retained, scatter=scatter)
 
 
 class Ledger:

@@ -3,46 +3,52 @@
 A leak sets new records for ever; a cache stops when it is full, sessions come and go, garbage waits for its collection.
 So a route is named if, over some stretch that reaches up to now,
 - the *lowest* values of twelve equal parts of its requests rise: what waits for a collection of garbage is no growth;
-- their slope, by Theil and Sen, is above 0 with its lower bound at 99 % (Sen 1968, by Kendall's S), which one outlier
-  or one step cannot do, and itself above `least`;
+- their slope, by Theil and Sen (trend.py), is above 0 with its lower bound at 99 %, which one outlier or one step
+  cannot do, and itself above `least`;
 - it goes on in the recent half of the stretch, and not at a small fraction of the pace, neither of the whole nor of the
   first half: a cache that fills slows down;
 - it did so before its last part, too, and in more than two or three steps: a burst is no leak, nor is an import;
 - it is a record: most of the growth is above all that was before the stretch; what fluctuates comes up from a dip;
 - there is enough of it: requests, growth, and growth beyond chance. A population of n objects that come and go
   fluctuates by the root of n, and one of which each record stands for N objects by that of N * n.
-It is no longer named when one of these ceases to hold.
+It is named no longer when one of these ceases to hold; when the latest requests that would have shown such a growth
+show none; or when it was not asked for as long as the stretch had lasted.
 
-Each process judges its own requests; the evidence of several is added up, weighted by requests (`combined`).
+Stretches are nearly all requests, and the last 500, 1,000, 2,000 and so on, as long as they took an eighth of the
+process's age or an hour: one that has served for weeks sees a new leak within an hour or two.
 
-Sources: Theil 1950; Sen, Estimates of the Regression Coefficient Based on Kendall's Tau, JASA 63 (1968).
+Pure Python knows only what measured requests changed. There, the history that is judged is that of measured requests:
+nothing is extrapolated, and what they were seen to give back says how much may have been given back unseen.
 """
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 from heap_middleware.endpoints.history import Series
-from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.trend import PARTS, Parts, Z, cut, median_slope, slope_of
 
-__all__ = ["Evidence", "Suspect", "combined", "judge", "verdicts"]
+__all__ = ["LEAST_REQUESTS", "Evidence", "judge"]
 
-CONFIDENCE: Final = 0.99
-_Z: Final = 2.576
-_PARTS: Final = 12
-"""Of a stretch: 66 pairs, of which the lower bound at 99 % is the 14th; fewer parts give no bound, more are noisier."""
-_STRETCHES: Final = (0.9, 0.5, 0.25, 0.125)
-"""Shares of all requests that are looked at: a leak that began late is seen in a short one, and the first requests of a
-service, which import modules, in none."""
-_LEAST_REQUESTS: Final = 240
-"""20 a part."""
+LEAST_REQUESTS: Final = 240
+"""20 a part; a process that has served fewer says nothing."""
+_SHORTEST: Final = 500
+"""Requests of the shortest stretch of a process that has served more."""
+_WHOLE: Final = 0.9
+"""Share of all requests in the longest: the first ones of a service import modules."""
+_LASTING: Final = 3600.0
+_LASTING_SHARE: Final = 0.125
+"""Seconds, and of a younger process the share of its age, that a shorter one must have lasted: a burst does not."""
+_LEAST_PARTS: Final = PARTS * 2 // 3
+"""With a point in them."""
 _LEAST_GROWTH: Final = 24.0
 _DEVIATIONS: Final = 5.0
 _DEVIATIONS_BEFORE: Final = 4.0
 """Standard errors of chance that a growth must exceed, and must have exceeded before the last part of its stretch."""
+_DEVIATIONS_STOPPED: Final = 8.0
+"""That a growth must be due in the latest requests for its absence to be no chance: this is asked each time anew."""
 _PACE: Final = 0.4
 """Of the whole stretch's slope that the recent half must have. A cache that has filled by half has a lower one."""
 _PACE_OF_FIRST: Final = 0.5
@@ -55,10 +61,19 @@ _STEP: Final = 0.3
 """Share of a growth that may come from one part to the next: two or three modules that were loaded are no leak."""
 _RISING: Final = 11
 """Of the 15 pairs of the last six parts, those that must rise, less those that fall: by chance 1 in 36."""
+_TELLING: Final = 3.0
+"""Times what values strayed from their line: so much must be due in the latest requests, to be missed there."""
+_STOPPED: Final = 0.3
+"""Share of the growth that was due in the latest requests, below which it has ended."""
+_NEAR: Final = 0.1
+"""Share of a stretch's growth by which a value may lie off the line that is drawn back to where it began."""
+
+_IDLE: Final = 3600.0
+"""Seconds without a request after which a verdict may be withdrawn."""
 
 
 class Evidence(NamedTuple):
-    """What one process found out about a route. Numbers only, for other processes to read."""
+    """That a route leaks, by what one process saw. Numbers only, for other processes to read."""
 
     slope: float
     """Objects a request left alive."""
@@ -72,249 +87,208 @@ class Evidence(NamedTuple):
     """Requests a second, lately."""
     since: float
     """When the growth began, in seconds since the epoch."""
-    leaks: float
-    """1 if this process alone would name the route, else 0."""
+    served: float
+    """All requests of the route that this process has judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A route that is said to leak, and how sure that is."""
+class _Points(NamedTuple):
+    """What is judged: columns of equal length."""
 
-    endpoint: Endpoint
-    objects_per_request: float
-    """The slope: retained objects over requests. Objects are memory blocks of CPython."""
-    lower: float
-    upper: float
-    """Bounds of the slope, at `confidence`."""
-    confidence: float
-    bytes_per_request: float | None
-    """None where the backend knows no bytes."""
-    bytes_per_day: float | None
-    """At the present rate of requests."""
-    requests: int
-    """That the verdict rests on."""
-    since: float
-    """When the growth began, in seconds since the epoch."""
-    types: tuple[tuple[str, float], ...] = ()
-    """The main types of what the route retains, with objects, most first; empty where the backend knows none."""
+    times: Sequence[float]
+    intervals: Sequence[float]
+    requests: Sequence[float]
+    lowest: Sequence[float]
+    objects: Sequence[float]
+    scatter: float
 
-    def __str__(self) -> str:
-        """The verdict in words."""
-        bounds = f"{self.lower:.2g} to {self.upper:.2g} at {self.confidence:.0%}"
-        words = f"{' '.join(self.endpoint)} leaks {self.objects_per_request:.3g} objects a request ({bounds}"
-        words += f", {self.requests:,} requests)"
-        if self.bytes_per_day is not None:
-            words += f", {_amount(self.bytes_per_day)} a day at the present rate"
-        if self.types:
-            words += ", mostly " + ", ".join(name for name, _ in self.types[:3])
-        return words
+    def weight(self, start: int, end: int) -> float:
+        """How many objects a record of the range stands for, on the mean of its requests.
 
-
-def _amount(size: float) -> str:
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, int(math.log(size, 1024))) if size >= 1 else 0
-    return f"{size / 1024**power:.3g} {units[power]}"
-
-
-class _Stretch(NamedTuple):
-    """The parts of a stretch: requests and the lowest value of each."""
-
-    requests: list[float]
-    lowest: list[float]
+        Not the most that it ever was: the interval of a service that starts swings widely before it settles.
+        """
+        requests, intervals = self.requests, self.intervals
+        total = sum((requests[at] - requests[at - 1]) * intervals[at] for at in range(start + 1, end))
+        return total / (requests[end - 1] - requests[start])
 
 
 def judge(
-    times: Sequence[float], intervals: Sequence[float], series: Series, least: float, *, now: float
+    times: Sequence[float],
+    intervals: Sequence[float],
+    series: Series,
+    least: float,
+    *,
+    now: float,
+    scatter: float = 0.0,
 ) -> Evidence | None:
-    """The evidence of a history's last points; None if there is too little to say anything.
+    """The evidence that a route leaks, by the points of its history; None if there is none.
 
-    `intervals` are those of sampling at each time, `least` is the slope from which a growth is a leak.
+    `intervals` are those of sampling at each time, `least` is the slope from which a growth is a leak. `scatter` is the
+    variance that each request adds, for a backend that does not see every loss.
     """
-    requests, objects = series.requests, series.lowest
-    if len(requests) < _PARTS or requests[-1] - requests[0] < _LEAST_REQUESTS:
+    requests = series.requests
+    if len(requests) < PARTS or requests[-1] - requests[0] < LEAST_REQUESTS:
         return None
     times, intervals = times[-len(requests) :], intervals[-len(requests) :]
-    first: Evidence | None = None
-    for share in _STRETCHES:
-        start = _start_of(requests, share)
-        now_found = _weigh(requests, objects, start, len(requests), least, intervals)
-        if now_found is None:
-            break
-        evidence, leaks = now_found
-        if leaks:  # already then, or it may be one burst
-            before = _weigh(requests, objects, start, _end_before(requests, start), least, intervals)
-            leaks = before is not None and before[1]
-        evidence = evidence._replace(
-            leaks=float(leaks),
-            since=times[start],
-            bytes=_per_request(series.bytes, requests, start),
+    points = _Points(times, intervals, requests, series.lowest, series.objects, scatter)
+    for start in _starts(times, requests):
+        found = _weigh(points, start, len(requests), least)
+        # Already without its last part, or it may be one burst.
+        if found is None or _weigh(points, start, _end_before(requests, start), least) is None:
+            continue
+        slope, error = found
+        if _has_stopped(points, start, slope) or _is_idle(points, start, now):
+            continue
+        return Evidence(
+            slope,
+            error,
+            requests=requests[-1] - requests[start],
+            bytes=max(0.0, (series.bytes[-1] - series.bytes[start]) / (requests[-1] - requests[start])),
             rate=_rate(times, requests, now),
+            since=_since(points, start),
+            served=requests[-1],
         )
-        if leaks:
-            return evidence
-        first = first or evidence
-    return first
+    return None
 
 
-def _start_of(requests: "array[float]", share: float) -> int:
-    from_request = requests[-1] - share * (requests[-1] - requests[0])
-    return next(at for at, count in enumerate(requests) if count >= from_request)
+def _starts(times: Sequence[float], requests: Sequence[float]) -> Iterator[int]:
+    """Where the stretches start, that of the longest first."""
+    yield _start_of(requests, _WHOLE * (requests[-1] - requests[0]))
+    lasting = min(_LASTING, _LASTING_SHARE * (times[-1] - times[0]))
+    for length in reversed(list(_lengths(requests, 0, 2.0))):
+        start = _start_of(requests, length)
+        if times[-1] - times[start] < lasting:
+            return
+        yield start
 
 
-def _end_before(requests: "array[float]", start: int) -> int:
+def _lengths(requests: Sequence[float], start: int, factor: float) -> Iterator[float]:
+    """500 requests, and each time so many times more, as far as they reach back."""
+    length = float(_SHORTEST)
+    while length < _WHOLE * (requests[-1] - requests[start]):
+        yield length
+        length *= factor
+
+
+def _start_of(requests: Sequence[float], length: float) -> int:
+    return bisect_left(requests, requests[-1] - length)
+
+
+def _end_before(requests: Sequence[float], start: int) -> int:
     until = requests[-1] - _LATEST * (requests[-1] - requests[start])
-    return next(at for at in range(len(requests) - 1, -1, -1) if requests[at] <= until) + 1
+    return max(start + 1, bisect_left(requests, until))
 
 
-def _stretch(requests: "array[float]", objects: "array[float]", start: int, end: int) -> _Stretch | None:
-    """Cut the points of a range into parts of equal numbers of requests; None if there are too few."""
-    first, last = requests[start], requests[end - 1]
-    least = _LEAST_REQUESTS if end == len(requests) else _LEAST_REQUESTS * (1 - _LATEST) - 1
-    if last - first < least or end - start < _PARTS * 2 // 3:
-        return None
-    width = (last - first) / _PARTS
-    at_requests: list[float] = []
-    lowest: list[float] = []
-    part = -1
-    for at in range(start, end):
-        number = min(int((requests[at] - first) / width), _PARTS - 1)
-        if number != part:
-            part = number
-            at_requests.append(requests[at])
-            lowest.append(objects[at])
-        elif objects[at] < lowest[-1]:
-            at_requests[-1], lowest[-1] = requests[at], objects[at]
-    return _Stretch(at_requests, lowest) if len(lowest) >= _PARTS * 2 // 3 else None
+def _weigh(points: _Points, start: int, end: int, least: float) -> tuple[float, float] | None:
+    """Slope and standard error of what a range of points shows by itself; None if that is no leak.
 
-
-def _weigh(
-    requests: "array[float]", objects: "array[float]", start: int, end: int, least: float, intervals: Sequence[float]
-) -> tuple[Evidence, bool] | None:
-    """What a range of points says by itself, and whether that is a leak."""
-    found = _stretch(requests, objects, start, end)
-    if found is None:
-        return None
-    weight = _weight(requests, intervals, start, end)
-    slopes = sorted(_slopes(*found))
-    bound = _bound(len(found.lowest), len(slopes))
-    lower, upper = slopes[bound], slopes[-1 - bound]
-    growth = found.lowest[-1] - found.lowest[0]
-    covered = found.requests[-1] - found.requests[0]
-    sampling = math.sqrt(max(growth, 0.0) * weight) / covered
-    error = math.hypot((upper - lower) / 2 / _Z, sampling)
-    evidence = Evidence(_median(slopes), error, covered, 0.0, 0.0, 0.0, 0.0)
-    deviations = _DEVIATIONS if end == len(requests) else _DEVIATIONS_BEFORE
-    chance = deviations * math.sqrt(max(max(found.lowest), 0.0) * weight)
-    leaks = (
-        lower > 0
-        and evidence.slope - _Z * error > 0
-        and evidence.slope >= least
-        and max(after - value for value, after in pairwise(found.lowest)) <= _STEP * growth
-        and growth >= max(_LEAST_GROWTH, deviations**2 * weight, chance)
-        and found.lowest[-1] - _highest_before(requests, objects, start, covered / _PARTS) >= _RECORD * growth
-        and _goes_on(found, evidence.slope, least)
-    )
-    return evidence, leaks
-
-
-def _weight(requests: "array[float]", intervals: Sequence[float], start: int, end: int) -> float:
-    """How many objects a record of the range stands for, on the mean of its requests.
-
-    Not the most that it ever was: the interval of a service that starts swings widely before it settles.
+    What costs least comes first.
     """
-    steps = range(start + 1, end)
-    total = sum((requests[at] - requests[at - 1]) * intervals[at] for at in steps)
-    return total / (requests[end - 1] - requests[start])
+    requests, whole = points.requests, end == len(points.requests)
+    length = requests[end - 1] - requests[start]
+    if length < (LEAST_REQUESTS if whole else LEAST_REQUESTS * (1 - _LATEST) - 1) or end - start < _LEAST_PARTS:
+        return None
+    parts = cut(requests, points.lowest, start, end, length / PARTS)
+    growth, covered = parts.growth, parts.covered
+    if len(parts.lowest) < _LEAST_PARTS or growth < max(_LEAST_GROWTH, least * covered * _PACE):
+        return None
+    weight = points.weight(start, end)
+    deviations = _DEVIATIONS if whole else _DEVIATIONS_BEFORE
+    variance = max(max(parts.lowest), 0.0) * weight + points.scatter * covered
+    if growth < max(deviations**2 * weight, deviations * math.sqrt(variance)):
+        return None
+    if max(after - value for value, after in pairwise(parts.lowest)) > _STEP * growth:
+        return None
+    if parts.lowest[-1] - _highest_before(points, start, covered / PARTS) < _RECORD * growth:
+        return None
+    slope, lower, upper = slope_of(parts)
+    sampling = math.sqrt(growth * weight + points.scatter * covered) / covered
+    error = math.hypot((upper - lower) / 2 / Z, sampling)
+    if lower <= 0 or slope < least or slope - Z * error <= 0 or not _goes_on(parts, slope, least):
+        return None
+    return slope, error
 
 
-def _highest_before(requests: "array[float]", objects: "array[float]", start: int, width: float) -> float:
-    """The highest of the lowest values of parts of this width that end where the stretch starts."""
-    lowest: list[float] = []
-    until = requests[start]
-    for at in range(start - 1, -1, -1):
-        if not lowest or requests[at] < until - width:
-            until = requests[at] if lowest else until
-            lowest.append(objects[at])
-        lowest[-1] = min(lowest[-1], objects[at])
-    # The first part may be cut short, and its lowest value be none.
-    return max(lowest[:-1] or lowest, default=-math.inf)
+def _highest_before(points: _Points, start: int, width: float) -> float:
+    """The highest of the lowest values of parts of this width before the stretch starts."""
+    if start == 0:
+        return -math.inf
+    return max(cut(points.requests, points.lowest, 0, start, width).lowest)
 
 
-def _goes_on(stretch: _Stretch, slope: float, least: float) -> bool:
+def _goes_on(parts: Parts, slope: float, least: float) -> bool:
     """Whether the recent half grows as well, and not much slower than the whole."""
-    half = len(stretch.lowest) // 2
-    requests, lowest = stretch.requests[half:], stretch.lowest[half:]
+    half = len(parts.lowest) // 2
+    requests, lowest = parts.requests[half:], parts.lowest[half:]
     rising = sum((after > value) - (after < value) for at, value in enumerate(lowest) for after in lowest[at + 1 :])
     pairs = len(lowest) * (len(lowest) - 1) // 2
-    first = _median(sorted(_slopes(stretch.requests[:half], stretch.lowest[:half])))
+    first = median_slope(parts.requests[:half], parts.lowest[:half])
     pace = max(_PACE * slope, _PACE_OF_FIRST * first, least)
-    return _median(sorted(_slopes(requests, lowest))) >= pace and rising >= _RISING * pairs / 15
+    return median_slope(requests, lowest) >= pace and rising >= _RISING * pairs / 15
 
 
-def _slopes(requests: Sequence[float], values: Sequence[float]) -> Iterable[float]:
-    for i, (x, y) in enumerate(zip(requests, values, strict=True)):
-        for j in range(i + 1, len(values)):
-            yield (values[j] - y) / (requests[j] - x)
+def _has_stopped(points: _Points, start: int, slope: float) -> bool:
+    """Whether the latest requests did not add what as many before them had added, beyond doubt."""
+    requests, lowest = points.requests, points.lowest
+    end = len(requests)
+    for length in _lengths(requests, start, 1.2):
+        latest, before = _start_of(requests, length), _start_of(requests, 2 * length)
+        if before < start:
+            return False
+        if min(latest - before, end - latest) < _LEAST_PARTS or requests[latest - 1] <= requests[before]:
+            continue
+        was = cut(requests, lowest, before, latest, length / 3)
+        pace = was.growth / was.covered if was.covered else 0.0
+        strayed = [points.objects[at] - pace * requests[at] for at in range(before, latest)]
+        chance = _DEVIATIONS_STOPPED * math.sqrt(points.scatter * length)
+        least = max(chance, _LEAST_GROWTH, _TELLING * (max(strayed) - min(strayed)))
+        if not _PACE * slope < pace < slope / _PACE or pace * length < least:
+            continue
+        now = cut(requests, lowest, latest, end, length / 3)
+        weight = points.weight(before, latest)
+        if pace * length >= _DEVIATIONS_STOPPED**2 * weight and now.growth < _STOPPED * pace * now.covered:
+            return True
+    return False
 
 
-def _median(ordered: Sequence[float]) -> float:
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+def _is_idle(points: _Points, start: int, now: float) -> bool:
+    """Whether the route was not asked for as long as the stretch had lasted."""
+    times = points.times
+    asked = times[bisect_left(points.requests, points.requests[-1])]
+    return now - asked > max(_IDLE, asked - times[start])
 
 
-def _bound(count: int, pairs: int) -> int:
-    """How many of the ordered slopes lie outside of the interval on either side, by the variance of Kendall's S."""
-    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
-    return max(0, int((pairs - _Z * deviation) / 2) - 1)
+def _since(points: _Points, start: int) -> float:
+    """When the growth began: where its line, drawn back, leaves the values or meets the level that was before.
+
+    The line is that of the stretch's latter half, of which all belongs to the growth.
+    """
+    requests = points.requests
+    length = requests[-1] - requests[start]
+    parts = cut(requests, points.lowest, 0, len(requests), length / PARTS)
+    latter = [(at, low) for at, low in zip(*parts, strict=True) if at >= requests[start] + length / 2]
+    slope = median_slope(*zip(*latter, strict=True))
+    offset = sorted(low - slope * at for at, low in latter)[len(latter) // 2]
+    near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(requests))) * 3)
+    for at in range(len(parts.lowest) - 1, -1, -1):
+        strayed = parts.lowest[at] - offset - slope * parts.requests[at]
+        if abs(strayed) > near and parts.requests[at] < requests[start] + length / 2:
+            if strayed < 0:  # a jump came first
+                return _time_of(points, parts.requests[at + 1])
+            return _time_of(points, min(parts.requests[at] + strayed / slope, requests[-1]))  # the level before
+    return points.times[0]
 
 
-def _per_request(values: "array[float]", requests: "array[float]", start: int) -> float:
-    return max(0.0, (values[-1] - values[start]) / (requests[-1] - requests[start]))
+def _time_of(points: _Points, request: float) -> float:
+    after = bisect_left(points.requests, request)
+    if after == 0:
+        return points.times[0]
+    before = points.requests[after - 1]
+    share = (request - before) / (points.requests[after] - before)
+    return points.times[after - 1] + share * (points.times[after] - points.times[after - 1])
 
 
-def _rate(times: Sequence[float], requests: "array[float]", now: float) -> float:
+def _rate(times: Sequence[float], requests: Sequence[float], now: float) -> float:
     """Requests a second over the last tenth of the points."""
     at = max(0, len(requests) - 1 - max(1, len(requests) // 10))
     seconds = max(now, times[-1]) - times[at]
     return (requests[-1] - requests[at]) / seconds if seconds > 0 else 0.0
-
-
-def verdicts(evidences: Iterable[Mapping[Endpoint, Evidence]], *, knows_bytes: bool) -> list[Suspect]:
-    """The routes that leak, by what each process says, those that lose most objects or bytes first."""
-    by_endpoint: dict[Endpoint, list[Evidence]] = {}
-    for of_process in evidences:
-        for endpoint, evidence in of_process.items():
-            by_endpoint.setdefault(endpoint, []).append(evidence)
-    found = (combined(endpoint, several, knows_bytes=knows_bytes) for endpoint, several in by_endpoint.items())
-    return sorted(
-        (suspect for suspect in found if suspect is not None),
-        key=lambda suspect: (-(suspect.bytes_per_day or 0), -suspect.objects_per_request),
-    )
-
-
-def combined(endpoint: Endpoint, evidences: Sequence[Evidence], *, knows_bytes: bool) -> Suspect | None:
-    """The verdict over processes; None if the route is not said to leak.
-
-    It leaks if the processes that served most of the requests say so, and the slope over all is above its error.
-    """
-    requests = sum(evidence.requests for evidence in evidences)
-    leaking = [evidence for evidence in evidences if evidence.leaks]
-    if not requests or sum(evidence.requests for evidence in leaking) * 2 < requests:
-        return None
-    shares = [(evidence, evidence.requests / requests) for evidence in evidences]
-    slope = sum(evidence.slope * share for evidence, share in shares)
-    error = math.sqrt(sum((evidence.error * share) ** 2 for evidence, share in shares))
-    if slope - _Z * error <= 0:
-        return None
-    size = sum(evidence.bytes * share for evidence, share in shares)
-    return Suspect(
-        endpoint=endpoint,
-        objects_per_request=slope,
-        lower=slope - _Z * error,
-        upper=slope + _Z * error,
-        confidence=CONFIDENCE,
-        bytes_per_request=size if knows_bytes else None,
-        bytes_per_day=size * sum(evidence.rate for evidence in evidences) * 86400 if knows_bytes else None,
-        requests=round(requests),
-        since=min(evidence.since for evidence in leaking),
-    )

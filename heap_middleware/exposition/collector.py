@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.endpoints.verdict import Suspect
+from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.exposition.families import (
     OwnFigures,
     census_metrics,

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.endpoints.verdict import Suspect
+from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.heap.census import Census, TypeRow
 
 __all__ = [

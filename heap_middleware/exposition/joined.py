@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.endpoints.verdict import Evidence, Suspect, verdicts
+from heap_middleware.endpoints.suspects import Suspect, verdicts
+from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.exposition.details import Details, decode_details
 from heap_middleware.exposition.families import (
     BY_TYPE,
@@ -31,7 +32,6 @@ from heap_middleware.exposition.families import (
 from heap_middleware.heap.census import Census, TypeRow
 from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import Gathered
-from heap_middleware.workers.snapshot import Snapshot
 
 __all__ = ["JoinedMetrics", "own_part"]
 
@@ -59,12 +59,6 @@ def _lines(gauge: Metric) -> bytes:
     labelled.samples = [sample._replace(labels={**sample.labels, "pid": pid}) for sample in gauge.samples]
     _help, _type, lines = generate_latest(_Some([labelled])).split(b"\n", 2)
     return lines
-
-
-def _evidence(said: Snapshot, endpoint: Endpoint) -> Evidence:
-    """What a worker says of an endpoint; one that says nothing has seen no growth in its requests."""
-    requests = float(said.counters.requests(endpoint))
-    return said.evidence.get(endpoint) or Evidence(0.0, 0.0, requests, 0.0, 0.0, 0.0, 0.0)
 
 
 class JoinedMetrics(Collector):
@@ -113,8 +107,12 @@ class JoinedMetrics(Collector):
         """The routes that leak, by what all workers say together."""
         knows_bytes = any(row.retained_bytes is not None for row in self._gathered.counters.endpoints().values())
         workers = self._gathered.workers
-        suspected = {endpoint for said in workers for endpoint, evidence in said.evidence.items() if evidence.leaks}
-        return verdicts(({one: _evidence(said, one) for one in suspected} for said in workers), knows_bytes=knows_bytes)
+        leaking: dict[Endpoint, list[Evidence]] = {}
+        for said in workers:
+            for endpoint, evidence in said.evidence.items():
+                leaking.setdefault(endpoint, []).append(evidence)
+        silent = {one: [said.counters.measured(one) for said in workers if one not in said.evidence] for one in leaking}
+        return verdicts(leaking, silent, knows_bytes=knows_bytes)
 
     def ages(self) -> list[tuple[int, float]]:
         """How old what each worker said is, in seconds, by process id."""

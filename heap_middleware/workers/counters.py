@@ -16,8 +16,10 @@ from heap_middleware.endpoints.ledger import OTHER_ROUTE, UNMATCHED, Endpoint, E
 __all__ = ["Counters", "DamagedSnapshot", "checked_numbers", "checked_texts"]
 
 _MAX_TEXT: Final = 10_000
+_OWN: Final = ("sites", "scatter")
+"""What a process keeps to itself."""
 _WIDTH: Final = array("d").itemsize
-_COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals) if column.name != "sites")
+_COLUMNS: Final = tuple(column.name for column in fields(EndpointTotals) if column.name not in _OWN)
 _OPTIONAL: Final = tuple(column.name for column in fields(EndpointTotals) if column.default is None)
 _WHOLE: Final = ("requests", "measured")
 _NO_ROUTES: Final = {OTHER_ROUTE, UNMATCHED}
@@ -129,9 +131,9 @@ class Counters:
             return [None] * len(self._methods)
         return [round(value) for value in column] if name in _WHOLE else column
 
-    def requests(self, endpoint: Endpoint) -> float:
-        """Requests of one endpoint."""
-        row, column = self._index().get(endpoint), self._columns["requests"]
+    def measured(self, endpoint: Endpoint) -> float:
+        """Measured requests of one endpoint."""
+        row, column = self._index().get(endpoint), self._columns["measured"]
         return column[row] if row is not None and column is not None else 0.0
 
     def as_data(self) -> dict[str, Any]:

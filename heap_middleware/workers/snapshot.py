@@ -21,7 +21,7 @@ from heap_middleware.workers.processes import Process
 
 __all__ = ["Snapshot", "decode", "encode"]
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Snapshot:
     folded: tuple[str, ...] = ()
     """In an archive: the tags of those that `counters` contain."""
     evidence: Mapping[Endpoint, Evidence] = field(default_factory=dict)
-    """What the process found out about the endpoints that grow."""
+    """What the process found out about the endpoints that leak."""
     details: bytes = b""
     """What only the report wants to know, as JSON: it is not parsed for a scrape."""
 

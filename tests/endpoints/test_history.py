@@ -160,9 +160,39 @@ class TestChronicle:
             clock[0] += 1
             chronicle.note()
         evidence = chronicle.evidence()
-        assert evidence[A].leaks
+        assert evidence.keys() == {A}
         assert evidence[A].slope == pytest.approx(2, rel=0.1)
         assert chronicle.evidence() is evidence
+
+    @pytest.mark.parametrize(("each", "leaks"), [(2.0, True), (0.1, False)])
+    def test_without_records_measured_requests_are_judged(self, clock, each, leaks):
+        """Not what is made of them for the rest; and from a fourth of an object on, below which they may be wrong."""
+        served = iter(range(1000, 1_000_000, 1000))
+
+        def totals():
+            requests = next(served)
+            measured = requests // 100
+            return {A: EndpointTotals(requests, measured, each * measured, 0.0, 50.0 * requests)}
+
+        chronicle = Chronicle(totals, None, points=200, least=0.01, clock=lambda: clock[0])
+        for _ in range(120):
+            clock[0] += 1
+            chronicle.note()
+        evidence = chronicle.evidence()
+        assert (A in evidence) == leaks
+        if leaks:
+            assert evidence[A].slope == pytest.approx(each, rel=0.01)
+        assert chronicle.view().series[A].objects[-1] == 50.0 * chronicle.view().series[A].requests[-1]
+
+    def test_losses_of_measured_requests_are_expected_among_the_others(self, clock):
+        """A list that is cleared now and then loses all in one request, which may be none of the measured."""
+        measured = iter(range(10, 1_000_000, 10))
+        rows = lambda: {A: EndpointTotals(count := next(measured), count, 2.0 * count, 0, 0, scatter=2000.0)}  # noqa: E731
+        chronicle = Chronicle(rows, None, points=200, least=0.01, clock=lambda: clock[0])
+        for _ in range(120):
+            clock[0] += 1
+            chronicle.note()
+        assert chronicle.evidence() == {}
 
     def test_types_have_a_history_of_their_own(self, chronicle, clock):
         """Points of types come with each census."""

@@ -10,21 +10,41 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "verdict_traffic.py"
 
 
+def asked(backend, interface, concurrency):
+    """What the benchmark found: leaks named and withdrawn, no clean route named."""
+    command = [sys.executable, BENCHMARK, "--json", "--backend", backend, "--interface", interface]
+    said = subprocess.run([*command, "--concurrency", str(concurrency)], capture_output=True, text=True)
+    print(said.stdout)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert found["alarms"] == {}
+    assert found["named"].keys() == found["withdrawn"].keys() == found["slopes"].keys()
+    return found["slopes"]
+
+
 @pytest.mark.once
 @pytest.mark.accelerator
 @pytest.mark.parametrize("interface", ["wsgi", "asgi"])
 @pytest.mark.parametrize("concurrency", [1, 32])
 def test_leaks_are_named_and_no_clean_route(interface, concurrency):
-    """Objects, strings, buffers and tracebacks that stay are named, at about their number; caches are not."""
-    command = [sys.executable, BENCHMARK, "--json", "--interface", interface, "--concurrency", str(concurrency)]
-    said = subprocess.run(command, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
-    print(found)
-    assert found["alarms"] == {}
-    assert len(found["named"]) == len(found["withdrawn"]) == 4
+    """Objects, strings, buffers, classes, tasks and tracebacks that stay are named, at about their number."""
+    slopes = asked("native", interface, concurrency)
     # A thing has a dict and a string, a string is one, a buffer has its bytes apart; the sampling error is large.
-    assert 1.5 < found["slopes"]["/leak_objects"] < 4.5
-    assert 0.5 < found["slopes"]["/leak_strings"] < 2
-    assert 1 < found["slopes"]["/leak_buffers"] < 3.5
-    assert 0.4 < found["slopes"]["/leak_tracebacks"] < 3
+    assert 1.5 < slopes["/leak_objects"] < 4.5
+    assert 0.5 < slopes["/leak_strings"] < 2
+    assert 1 < slopes["/leak_buffers"] < 3.5
+    assert 0.4 < slopes["/leak_tracebacks"] < 3
+    assert 1.5 < slopes["/leak_classes"] < 6
+    low, high = (0.5, 2) if interface == "wsgi" else (6, 20)
+    assert low < slopes["/leak_tasks"] < high
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+def test_pure_python_names_leaks_and_no_clean_route(interface):
+    """By what the measured requests changed: exactly their number."""
+    slopes = asked("windows", interface, 1)
+    assert slopes["/leak_objects"] == pytest.approx(3, abs=0.1)
+    assert slopes["/leak_strings"] == pytest.approx(1, abs=0.1)
+    assert slopes["/leak_buffers"] == pytest.approx(2, abs=0.1)
+    assert slopes["/leak_classes"] == pytest.approx(3, abs=0.4)

@@ -21,7 +21,7 @@ from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
 MASTER = Process(1, "noon", "here")
 ROUTE, OTHER = Endpoint("GET", "/leak"), Endpoint("GET", "/b")
-LEAKS = Evidence(3.0, 0.01, 900.0, 96.0, 2.0, 1e9, 1.0)
+LEAKS = Evidence(3.0, 0.01, 900.0, 96.0, 2.0, 1e9, served=1000.0)
 
 
 def worker(pid, requests, evidence=None, details=b""):
@@ -40,11 +40,11 @@ def joined(*workers):
 
 
 def test_the_verdict_is_that_of_the_service():
-    """One series for all workers, without a pid: the slope by the requests of all of them."""
-    page = joined(worker(2, 1000, LEAKS), worker(3, 450))
+    """One series for all workers, without a pid: the slope of those that find the leak, by their requests."""
+    page = joined(worker(2, 1000, LEAKS), worker(3, 3000, LEAKS._replace(slope=2.0, served=3000.0)), worker(4, 450))
     (suspect,) = page.verdicts()
-    assert suspect.objects_per_request == pytest.approx(3.0 * 900 / (900 + 450))
-    assert suspect.requests == 1350
+    assert suspect.objects_per_request == pytest.approx(2.25)
+    assert suspect.requests == 1800
     text = generate_latest(page).decode()
     assert f'heap_endpoint_leak_objects_per_request{{method="GET",route="/leak"}} {suspect.objects_per_request}' in text
 

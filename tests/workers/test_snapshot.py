@@ -83,7 +83,7 @@ def test_anything_else_is_found_out(data):
         {"details": -1},
         {"details": 10**9},
         {"details": "x"},
-        {"format": 4},
+        {"format": 5},
         {"format": "x" * 1000},
         {"taken": "now"},
         {"taken": math.nan},

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from heap_middleware.endpoints.chronicle import TypeKey
 from heap_middleware.endpoints.history import HistoryView, Series
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
-from heap_middleware.endpoints.verdict import Suspect
+from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.heap.census import Census
