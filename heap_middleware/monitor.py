@@ -24,6 +24,7 @@ from heap_middleware.endpoints.sites import Site
 from heap_middleware.endpoints.suspects import Suspect, verdicts
 from heap_middleware.endpoints.tracker import TrackerRecorder, reset_in_child
 from heap_middleware.endpoints.windows import Level, WindowRecorder
+from heap_middleware.endpoints.work import Work
 from heap_middleware.errors import BackendUnavailable, SettingsError
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.details import ENDPOINTS, POINTS, Details, encode_details, largest, merged_sites
@@ -235,9 +236,8 @@ class HeapMonitor:
             rejected=self._workers.rejected if self._workers is not None else None,
         )
 
-    @contextmanager
-    def request(self, kind: str, name: str) -> Iterator[None]:
-        """Measure a block of work that is no HTTP request, as if it were one; also decorates a plain function.
+    def request(self, kind: str, name: str) -> Work:
+        """Measure a block of work that is no HTTP request, as if it were one; also decorates a function or coroutine.
 
         `with monitor.request("task", "send_mail"):` counts under the method `task` and the route `send_mail`. A name is
         that of a kind of work, not of one piece of it: the first `max_routes` have series of their own. What happens
@@ -247,6 +247,10 @@ class HeapMonitor:
             if type(text) is not str or not text or not text.isprintable():
                 raise SettingsError(f"{what} is {text!r}; allowed: a printable text such as 'task' or 'send_mail'")
         self.ledger.admit(kind)
+        return Work(partial(self._measuring, kind, name))
+
+    @contextmanager
+    def _measuring(self, kind: str, name: str) -> Iterator[None]:
         held: dict[str, object] = {}
         window = begun = None
         try:

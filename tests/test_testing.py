@@ -279,6 +279,67 @@ async def test_clean(heap_leaks):
     result.assert_outcomes(failed=2, passed=2)
 
 
+NO_LIFESPAN = """
+import pytest
+
+kept = []
+
+def application(without):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan" and without == "returns":
+            return
+        assert scope["type"] == "http", "there is no lifespan here"
+        if scope["path"] == "/leak":
+            kept.append(bytearray(100))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+    return app
+
+@pytest.mark.parametrize("without", ["raises", "returns"])
+@pytest.mark.parametrize("path", ["/leak", "/clean"])
+def test_it(heap_leaks, without, path):
+    heap_leaks(application(without)).request("GET", path).stays_flat(after=20, over=50)
+
+async def fails(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+    raise OSError("no database")
+
+def test_fails(heap_leaks):
+    heap_leaks(fails).request("GET", "/").stays_flat(after=20, over=50)
+"""
+
+
+@pytest.mark.once
+def test_an_application_without_a_lifespan(run):
+    """It is asked without one, as servers do; one that fails to start fails the test."""
+    result = run(NO_LIFESPAN)
+    result.assert_outcomes(passed=2, failed=3)
+    result.stdout.fnmatch_lines(["*OSError: no database*"])
+
+
+@pytest.mark.once
+def test_beside_pytest_asyncio(run):
+    """Its coroutine tests use the fixture as others do, in their own loop or in another one."""
+    result = run(
+        """
+import asyncio
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/leak", "/clean"])
+async def test_here(heap_leaks, path):
+    await asyncio.sleep(0)
+    await heap_leaks(shop.api).request("GET", path).stays_flat_here(after=20, over=100)
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/leak", "/clean"])
+async def test_apart(heap_leaks, path):
+    heap_leaks(shop.api).request("GET", path).stays_flat(after=20, over=100)
+"""
+    )
+    result.assert_outcomes(passed=2, failed=2)
+
+
 @pytest.mark.once
 def test_with_xdist(run):
     """Tests that are spread over processes find the same."""

@@ -60,6 +60,52 @@ def test_a_function_can_be_decorated(backend):
     assert figures(monitor)["task", "halve"].requests == 2
 
 
+@BOTH
+def test_a_coroutine_function_can_be_decorated(backend):
+    """It is measured until it has ended, not until its coroutine was made; any number of calls run at once."""
+    monitor, kept = monitor_of(backend), []
+
+    @monitor.request("task", "fetch")
+    async def fetch(n):
+        await asyncio.sleep(0)
+        kept.extend([Mail() for _ in range(4)])
+        return n
+
+    async def main():
+        for _ in range(100):
+            await fetch(1)
+        assert await asyncio.gather(*(fetch(n) for n in range(20))) == list(range(20))
+
+    asyncio.run(main())
+    found = figures(monitor)["task", "fetch"]
+    assert found.requests == 120
+    assert found.gained > 4 * 40
+
+
+def test_a_generator_function_is_refused():
+    """A call of it does nothing that could be measured: an error says so, when it is decorated."""
+
+    def rows():
+        yield 1
+
+    async def pages():
+        yield 1
+
+    for function in (rows, pages):
+        with pytest.raises(TypeError, match=f"{function.__name__} is a generator function.*allowed"):
+            monitor_of("windows").request("task", "x")(function)
+
+
+def test_one_block_after_another():
+    """The same object serves block after block, one in another, too."""
+    monitor = monitor_of("windows")
+    work = monitor.request("task", "again")
+    for _ in range(3):
+        with work, work:
+            pass
+    assert figures(monitor)["task", "again"].requests == 6
+
+
 @pytest.mark.accelerator
 def test_concurrent_blocks_are_told_apart():
     """Of coroutines that run in turns, each block gets what it allocated, and of nested ones the inner."""

@@ -1,7 +1,10 @@
 """Write monitoring/grafana/heap.json, the Grafana dashboard: `python tools/make_dashboard.py [--check]`.
 
 Made of typed builders, so that a misspelt option is an error here and no empty panel there. Every query is run against
-a real Prometheus by tests/monitoring.
+a real Prometheus by tests/prometheus.
+
+What is asked of a whole service, however many pods it has, is asked of the recording rules of rules.yml: there is one
+series for each route, whatever the number of instances. Instances are chosen for what is below.
 """
 
 import argparse
@@ -37,6 +40,7 @@ UID = "heap-middleware"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 OF = 'job=~"$job", instance=~"$instance"'
 ROUTE = f'{OF}, route=~"$route"'
+FLEET = 'job=~"$job", route=~"$route"'
 RECENT = "$__rate_interval"
 HEIGHT, HALF, THIRD, WHOLE = 9, 12, 8, 24
 
@@ -56,8 +60,8 @@ def build() -> Dashboard:
     for variable in variables():
         dashboard.with_variable(variable)
     rows = {
-        "Which route leaks": [judged(), routes(), retained(), kept_per_request()],
-        "Of which type": [types_of_route(), grown_types()],
+        "Which route leaks, of all instances together": [judged(), routes(), retained(), kept_per_request()],
+        "Of which type, in the instances chosen": [types_of_route(), grown_types()],
         "The heap": [heap(), largest_types()],
         "What measuring costs": [own_time(), census(), sampling(), faults()],
     }
@@ -73,7 +77,7 @@ def variables() -> list[QueryVariable]:
     queries = {
         "job": "label_values(heap_middleware_info, job)",
         "instance": 'label_values(heap_middleware_info{job=~"$job"}, instance)',
-        "route": f"label_values(heap_endpoint_requests_total{{{OF}}}, route)",
+        "route": 'label_values(route:heap_endpoint_requests:rate5m{job=~"$job"}, route)',
     }
     return [
         QueryVariable(name)
@@ -101,25 +105,29 @@ def judged() -> Stat:
         .span(THIRD // 2)
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
         .with_target(
-            instant(f"count(max by (method, route) (heap_endpoint_leak_objects_per_request{{{OF}}})) or vector(0)")
+            instant(f"count(max by (method, route) ({recorded('leak_objects_per_request:max')})) or vector(0)")
         )
     )
 
 
 def routes() -> Table:
     """A row for each route, the leaking ones first."""
+    per_request = recorded("objects_per_request:rate5m")
     columns = {
-        "Leaks per request": f"max by (method, route) (heap_endpoint_leak_objects_per_request{{{ROUTE}}})",
-        "Kept per request": per_request("method, route", "$__range"),
-        "Retained": f"sum by (method, route) (heap_endpoint_retained_objects{{{ROUTE}}})",
-        "Bytes": f"sum by (method, route) (heap_endpoint_retained_bytes{{{ROUTE}}})",
-        "Requests per second": f"sum by (method, route) (rate(heap_endpoint_requests_total{{{ROUTE}}}[{RECENT}]))",
+        "Leaks per request": f"max by (method, route) ({recorded('leak_objects_per_request:max')})",
+        "Kept per request": f"max by (method, route) (avg_over_time({per_request}[$__range]))",
+        "Retained": f"sum by (method, route) ({recorded('retained_objects:sum')})",
+        "Bytes": f"sum by (method, route) ({recorded('retained_bytes:sum')})",
+        "Requests per second": f"sum by (method, route) ({recorded('requests:rate5m')})",
     }
     letters = dict(zip("ABCDE", columns, strict=True))
     table = (
         Table()
         .title("Routes")
-        .description("Kept per request: memory blocks that a request left alive, on average over the time shown.")
+        .description(
+            "Kept per request: memory blocks that a request left alive, on average over the time shown. "
+            "Nothing here: Prometheus has not loaded rules.yml."
+        )
         .height(HEIGHT)
         .span(WHOLE - THIRD // 2)
         .decimals(2)
@@ -172,7 +180,7 @@ def retained() -> TimeSeries:
     """What grows, over time."""
     return lines(
         "Retained objects",
-        f"topk(10, sum by (method, route) (heap_endpoint_retained_objects{{{ROUTE}}}))",
+        f"topk(10, sum by (method, route) ({recorded('retained_objects:sum')}))",
         "{{method}} {{route}}",
         about="Memory blocks attributed to the route and alive. A leak's line turns down at restarts only.",
     )
@@ -182,7 +190,7 @@ def kept_per_request() -> TimeSeries:
     """The rate of it."""
     return lines(
         "Objects kept per request",
-        f"topk(10, {per_request('method, route', RECENT)})",
+        f"topk(10, max by (method, route) ({recorded('objects_per_request:rate5m')}))",
         "{{method}} {{route}}",
         about="Memory blocks that a request left alive, on average. A clean route is at zero once its caches are full.",
     )
@@ -194,6 +202,7 @@ def types_of_route() -> TimeSeries:
         "Retained objects by type, of the routes chosen above",
         f"topk(10, sum by (module) (heap_endpoint_retained_objects_by_type{{{ROUTE}}}))",
         "{{module}}",
+        about="Empty where types_per_route is 0, or in pure Python: the report page of an instance shows them then.",
     )
 
 
@@ -292,13 +301,9 @@ def faults() -> Table:
     )
 
 
-def per_request(by: str, within: str) -> str:
-    """Objects that a measured request left alive, on average."""
-    gained, lost, measured = (
-        f"sum by ({by}) (rate(heap_endpoint_{name}_total{{{ROUTE}}}[{within}]))"
-        for name in ("objects_gained", "objects_lost", "measured_requests")
-    )
-    return f"({gained} - {lost}) / ({measured} > 0)"
+def recorded(rule: str) -> str:
+    """What a rule has recorded of the chosen routes."""
+    return f"route:heap_endpoint_{rule}{{{FLEET}}}"
 
 
 def instant(expression: str) -> Dataquery:

@@ -78,6 +78,8 @@ def _address(url: str) -> httpx.URL:
         raise CommandError(f"{url!r} is no URL ({error}); give one such as http://127.0.0.1:8000/metrics") from error
     if address.scheme not in ("http", "https") or not address.host:
         raise CommandError(f"{url!r} is no URL of a web page; give one such as http://127.0.0.1:8000/metrics")
+    if address.port is not None and not 0 < address.port < 1 << 16:
+        raise CommandError(f"{url!r} has the port {address.port}; allowed: 1 to 65535")
     return address.copy_with(path="/metrics") if address.path in ("", "/") else address
 
 

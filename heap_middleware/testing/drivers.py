@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from heap_middleware.errors import SettingsError
+from heap_middleware.testing.lifespan import LifespanOptional
 
 __all__ = ["Answer", "Asked", "Interface", "Send", "driving", "interface_of"]
 
@@ -58,7 +59,10 @@ def interface_of(app: Any) -> Interface:
 
 @contextmanager
 def driving(app: Any, interface: Interface) -> Iterator[Send]:
-    """How to send requests to it. An ASGI application has its lifespan around them, in an event loop of its own."""
+    """How to send requests to it. An ASGI application has its lifespan around them, in an event loop of its own.
+
+    One that has none, and says so by an exception or by returning, is asked without, as servers do.
+    """
     if interface == "wsgi":
         yield _wsgi(app)
         return
@@ -66,7 +70,7 @@ def driving(app: Any, interface: Interface) -> Iterator[Send]:
         warnings.simplefilter("ignore")  # that it would rather have httpx2 is not for who tests an application
         from starlette.testclient import TestClient  # only who tests an ASGI application needs it, and httpx
 
-    with TestClient(app, raise_server_exceptions=True, follow_redirects=False) as client:
+    with TestClient(LifespanOptional(app), raise_server_exceptions=True, follow_redirects=False) as client:
 
         def send(asked: Asked, path: str) -> Answer:
             answer = client.request(asked.method, path, headers=asked.headers, content=asked.body)

@@ -152,6 +152,7 @@ def test_a_page_that_is_none(pages, capsys, status, body, says):
         ("http://[::1", "is no URL"),
         ("http://127.0.0.1:port/", "is no URL"),
         ("", "is no URL"),
+        ("http://127.0.0.1:99999/metrics", "has the port 99999; allowed: 1 to 65535"),
         ("http://", "is no URL"),
     ],
 )

@@ -1,0 +1,54 @@
+"""Work that is no HTTP request, measured like one: a block, a function, or a coroutine function."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ContextDecorator
+from functools import wraps
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+__all__ = ["Work"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Work(ContextDecorator):
+    """A context manager, for one block after another, and a decorator, for any number of calls at once."""
+
+    def __init__(self, measuring: Callable[[], AbstractContextManager[None]]) -> None:
+        """`measuring` makes the context in which one piece of it is measured."""
+        self._measuring = measuring
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        entered = self._measuring()
+        entered.__enter__()
+        self._entered.append(entered)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._entered.pop().__exit__(kind, error, traceback)
+
+    def __call__(self, function: Function) -> Function:
+        """Measure each call, of a coroutine function until it has ended. Raises TypeError for a generator function."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator function, whose call does no work yet; allowed: functions "
+                "and coroutine functions, or a with block around the loop"
+            )
+        measuring = self._measuring
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def measured(*arguments: Any, **named: Any) -> Any:
+                with measuring():
+                    return await function(*arguments, **named)
+        else:
+
+            @wraps(function)
+            def measured(*arguments: Any, **named: Any) -> Any:
+                with measuring():
+                    return function(*arguments, **named)
+
+        return cast(Function, measured)
