@@ -94,6 +94,8 @@ class WorkersDirectory:
         self._archived_routes = _ARCHIVED_ROUTES * max_routes
         self._running = running
         self._unreadable: set[Path] = set()
+        self._archived: Snapshot | None = None
+        """The archive as it was last read, in case the directory is removed."""
 
     def file(self, kind: str, tag: str | None = None) -> Path:
         """The file of that kind of a worker, by default of this one."""
@@ -132,6 +134,7 @@ class WorkersDirectory:
             if name.group == self._group and (snapshot := self._readable(name.path, name.tag)) is not None
         ]
         archive = self._readable(self._archive(self._group))
+        self._remember(archive)
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
         while said:
@@ -206,8 +209,21 @@ class WorkersDirectory:
             for name in self._names():
                 if not self._is_of_this_service(name):
                     self._sweep(name.path)
+            self._sweep(self._path / "owner.bad")
+            self._restore()
             mine = Snapshot(self._service, self._process, 0.0, Counters())
             write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
+
+    def _remember(self, archive: Snapshot | None) -> None:
+        if archive is not None and (self._archived is None or archive.folded != self._archived.folded):
+            self._archived = decode(encode(archive))  # a copy: what is read is added to
+
+    def _restore(self) -> None:
+        """Write down again what the dead had counted, as far as this worker knows, if somebody removed it."""
+        path = self._archive(self._group)
+        if self._archived is not None and not path.exists():
+            self._reject(path, "it was removed; what this worker last read in it is written anew")
+            write_whole(path, encode(self._archived), path.with_suffix(".fold"))
 
     def _owner(self) -> Process | None:
         found = self._read(self._path / "owner", any_service=True)
@@ -221,7 +237,10 @@ class WorkersDirectory:
 
     def _lives(self, service: Process) -> bool:
         if service.home == self._service.home:
-            return service.started != "" and self._running(service.pid) == service
+            try:
+                return service.started != "" and self._running(service.pid) == service
+            except OSError:  # who cannot be looked at is not taken for dead
+                return True
         # A container's processes cannot be seen from another one, or from the same one that was started anew.
         written = [name.path.lstat().st_ctime for name in self._names("worker")]
         return time.time() - max(written, default=0.0) < self._patience

@@ -29,9 +29,10 @@ _PATIENCE: Final = 4
 _LAST_WORD: Final = 5.0
 """Seconds that the end of a process waits for a publication that is under way."""
 _ALONE: Final = "until it can, a scrape of this process may show this process alone"
+_UNSEEN: Final = "until it can, what this process counts is not in the sums"
 _MEANWHILE: Final = {
     "read": _ALONE,
-    "write": _ALONE,
+    "write": _UNSEEN,
     "make a pipe in": "other workers' scrapes show what this one last published",
     "sweep": "the files of dead workers stay, and are counted from there",
 }
@@ -140,7 +141,9 @@ class WorkerPool:
             self._say("read", error)
             found = Gathered()
         if all(snapshot.process != self._process for snapshot in found.workers):
-            found.counters.add(mine.counters)
+            if "write" not in self._trouble or not found.workers:
+                found.counters.add(mine.counters)
+            # Else the others do not know of these counts: shown by this worker only, they would go up and down.
             found.workers.append(mine)
         return found
 

@@ -2,9 +2,14 @@
 
 A process is its id *and* the moment it started, which stays the same as long as it lives: `/proc` tells it on Linux
 (clock ticks since boot, with the boot they are counted from), `ps` elsewhere. Ids mean something in one namespace of
-process ids only, so each carries the name of its namespace and host.
+process ids only, so each carries the name of its namespace and boot, or else host.
+
+Where `/proc` shows a user nobody else's processes (`hidepid`), one that cannot be seen may live all the same: the
+kernel says whether it can be signalled. A master of another user is then known by its process group, which workers
+share and what supervisors start does not.
 """
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -26,6 +31,14 @@ _GONE: Final = (b"Z", b"X")
 """States of a process that ended: one that its parent has not noticed yet, and one that is being taken away."""
 
 
+_HIDDEN: Final = "hidden"
+"""When a process started that runs and is not shown."""
+
+
+class HiddenProcess(PermissionError):
+    """A process that runs, and that `/proc` does not show to this user."""
+
+
 class Process(NamedTuple):
     """A process that an id cannot be mistaken for."""
 
@@ -33,7 +46,7 @@ class Process(NamedTuple):
     started: str
     """When; "" if that could not be found out, which no running process is taken for."""
     home: str
-    """The namespace in which the id is valid, and the host."""
+    """The namespace in which the id is valid, and the boot or the host."""
 
     @property
     def tag(self) -> str:
@@ -79,6 +92,8 @@ def service() -> Process:
 def _process(pid: int) -> Process:
     try:
         found = running(pid)
+    except HiddenProcess:
+        return Process(pid, _HIDDEN, _home())
     except OSError:
         if _has_proc() or _has_ps():  # not now, for want of a descriptor, say; later it can
             raise
@@ -92,6 +107,8 @@ def _started(pid: int) -> str | None:
         state, _, started = (_asked(pid, "stat=", "lstart=") or "Z").partition(" ")
         return None if state.startswith("Z") else started.strip()
     fields = _stat(pid)
+    if fields is None and _is_hidden(pid):
+        raise HiddenProcess(errno.EPERM, f"/proc does not show the process {pid}, which runs")
     return None if fields is None or fields[0] in _GONE else f"{fields[19].decode()}@{_boot()}"
 
 
@@ -101,6 +118,17 @@ def _stat(pid: int) -> list[bytes] | None:
         return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process that is not shown runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _stat(pid) is None  # else it has started since it was looked for
 
 
 def _parent(pid: int) -> int | None:
@@ -117,7 +145,7 @@ def _share_memory_layout(pid: int, parent: int) -> bool:
         return _command(pid) == _command(parent)
     mine, other = _stat(pid), _stat(parent)
     if mine is None or other is None:
-        return False
+        return mine is not None and parent != 1 and _is_hidden(parent) and os.getpgid(pid) == os.getpgid(parent)
     if other[_STACK] not in (b"0", b"1"):
         return mine[_STACK] == other[_STACK]
     # Not shown: a master that its workers have left for another user, or init.
@@ -179,4 +207,5 @@ def _home() -> str:
         namespace = os.readlink(_PROC / "self" / "ns" / "pid")
     except OSError:
         namespace = "one"
-    return f"{namespace} {socket.gethostname()}"
+    # A host may be renamed while it runs; where nothing else tells hosts apart, its name must.
+    return f"{namespace} {_boot() or socket.gethostname()}"

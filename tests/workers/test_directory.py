@@ -44,7 +44,7 @@ class Host:
 
     def publish(self, pid, requests=1, **options):
         directory = self.worker(pid, **options)
-        counters = Counters.of({ROUTE: EndpointTotals(requests)}, {})
+        counters = Counters.of({ROUTE: EndpointTotals(requests, requests)}, {})
         service = options.get("service", MASTER)
         directory.publish(Snapshot(service, self.running[pid], 0.0, counters))
         return directory
@@ -116,9 +116,9 @@ def test_each_worker_keeps_what_it_counted(host):
     first = host.publish(2, 3)
     host.publish(3, 40)
     found = first.gather()
-    assert found.counters.requests(ROUTE) == 43
-    assert sorted(said.counters.requests(ROUTE) for said in found.workers) == [3, 40]
-    assert {said.counters.requests(Endpoint("GET", "/unknown")) for said in found.workers} == {0}
+    assert found.counters.measured(ROUTE) == 43
+    assert sorted(said.counters.measured(ROUTE) for said in found.workers) == [3, 40]
+    assert {said.counters.measured(Endpoint("GET", "/unknown")) for said in found.workers} == {0}
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -226,6 +226,34 @@ def test_a_directory_that_vanishes_is_made_again(host):
         mine.others()
     assert host.requests(mine) == 0
     assert host.requests(host.publish(3, 1)) == 1
+
+
+def test_what_the_dead_had_counted_outlives_the_directory(host):
+    """A worker that has read it writes it anew, and says so; nobody is told twice."""
+    mine = host.publish(2, 10)
+    host.publish(3, 7)
+    del host.running[3]
+    mine.fold()
+    assert host.requests(mine) == 17
+    for path in host.path.iterdir():
+        path.unlink()
+    host.path.rmdir()
+    mine.publish(Snapshot(MASTER, host.running[2], 0.0, Counters.of({ROUTE: EndpointTotals(11)}, {})))
+    assert host.requests(mine) == 18
+    assert len(host.rejected) == 1
+    assert "written anew" in host.rejected[0][1]
+
+
+def test_an_owner_that_cannot_be_looked_at_stays_the_owner(host):
+    """Not seen is not dead: another service does not take the directory from it."""
+    host.publish(2, 10)
+
+    def hidden(pid):
+        raise PermissionError
+
+    other = Process(9, "noon", MASTER.home)
+    with pytest.raises(ForeignService):
+        WorkersDirectory(host.path, GROUP, other, other, print, running=hidden).gather()
 
 
 def test_a_lost_owner_file_costs_nothing(host):

@@ -292,6 +292,37 @@ def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
     assert len(files(tmp_path / "shared", "worker")) == 1
 
 
+def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, tmp_path, monkeypatch):
+    """On a full disk what a new worker counts is in nobody's sum, or each scrape would show another one."""
+    serve(monitor, 5)
+    assert requests(page(monitor)) == 5
+    told, tell = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if child == 0:  # pragma: no cover - measured in the parent
+        try:
+
+            def full(*arguments, **others):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(directories, "write_whole", full)
+            serve(monitor, 2)
+            answer = repr((requests(page(monitor)), os.getpid()))
+        except BaseException:
+            out = io.StringIO()
+            traceback.print_exc(file=out)
+            answer = out.getvalue()
+        os.write(tell, answer.encode())
+        os._exit(0)
+    os.close(tell)
+    answer = os.read(told, 10_000).decode()
+    os.close(told)
+    os.waitpid(child, 0)
+    assert answer == repr((5.0, child))
+    assert requests(page(monitor)) == 5
+
+
 def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
     """A scrape does not wait for a worker that was stopped; how old its figures are is shown."""
     service = workers("gunicorn", number=2, publish_interval=3600)
@@ -361,7 +392,7 @@ def test_counts_are_published_without_a_census(tmp_path, monkeypatch):
     monitor._workers._bell.ring()
     until(lambda: file.stat().st_ino != before)
     assert monitor._faults["workers"] == 1
-    assert decode(file.read_bytes()).counters.requests(Endpoint("GET", "/x")) == 5
+    assert decode(file.read_bytes()).counters.measured(Endpoint("GET", "/x")) == 5
 
 
 def test_a_worker_that_does_not_know_itself_yet_tries_again(tmp_path, monkeypatch):

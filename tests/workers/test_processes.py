@@ -75,6 +75,52 @@ def test_a_master_of_another_user_is_found_by_its_command_line(monkeypatch):
         assert processes._share_memory_layout(os.getpid(), other.pid)
 
 
+@pytest.fixture
+def hide(monkeypatch):
+    """`hide(pid)`: as under `hidepid` a process of another user is not shown, and may not be signalled."""
+    stat, kill, hidden = processes._stat, os.kill, set()
+
+    def killed(pid, number):
+        if pid in hidden and number == 0:
+            raise PermissionError
+        kill(pid, number)
+
+    monkeypatch.setattr(processes, "_stat", lambda pid: None if pid in hidden else stat(pid))
+    monkeypatch.setattr(os, "kill", killed)
+    return hidden.add
+
+
+def test_what_is_not_shown_is_not_taken_for_dead(hide):
+    """Where a user is shown nobody else's processes, one that runs is not said to be gone."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        hide(other.pid)
+        with pytest.raises(PermissionError, match=f"does not show the process {other.pid}"):
+            running(other.pid)
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_master_that_is_not_shown_is_known_by_its_group(hide, monkeypatch, apart):
+    """Workers are in its process group; a supervisor puts what it starts into one of its own, and is no master."""
+    parent = os.getppid()
+    hide(parent)
+    monkeypatch.setattr(os, "getpgid", lambda pid: pid if apart else 7)
+    monkeypatch.setattr(processes, "_is_spawned", lambda pid: False)
+    found = processes.service.__wrapped__()
+    assert found.pid == (os.getpid() if apart else parent)
+    assert found.started != ""
+
+
+def test_a_host_may_be_renamed(monkeypatch):
+    """It stays the same host, as long as it is not started anew."""
+    before = processes._home.__wrapped__()
+    monkeypatch.setattr(processes.socket, "gethostname", lambda: "renamed")
+    assert processes._home.__wrapped__() == before
+    monkeypatch.setattr(processes, "_boot", lambda: "")
+    assert processes._home.__wrapped__().endswith(" renamed")
+
+
 @pytest.fixture(params=["proc", "ps"])
 def source(request, monkeypatch):
     """Where it is looked up: Linux has /proc, others ask ps."""
