@@ -56,6 +56,7 @@ def test_fastapi_example_shows_its_routes(start: Callable[[str], Any]) -> None:
     assert not re.search(r'="[^"]*471[12]', metrics)
 
 
+@pytest.mark.once
 @BOTH
 def test_load_stops_by_itself(start: Callable[[str], Any], example: str) -> None:
     """load.py sends as many requests as it was asked for, and ends."""

@@ -107,6 +107,7 @@ def run(pytester, monkeypatch):
     return run_it
 
 
+@pytest.mark.once
 def test_clean_routes_pass(run):
     """Routes that leave nothing behind pass: WSGI and ASGI, on threads, with sessions, with a cache that is full."""
     result = run(
