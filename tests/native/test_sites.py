@@ -281,3 +281,19 @@ def test_room_is_bounded_by_what_a_record_can_say():
     assert rows_in_accelerator(2000) == 16_000
     assert rows_in_accelerator(8000) == 64_000
     assert rows_in_accelerator(100_000) == 65_535
+
+
+def test_many_routes_have_their_lines(native: Any) -> None:
+    """Two thousand endpoints at one line: each has its own row, and all that it keeps."""
+    kept = []
+    native.locate(4000, roots_of(()))
+    native.start(262_144, 1, 0.01)
+    for endpoint in range(1, 2001):
+        request = native.begin()
+        kept.append(bytearray(100))
+        request.end(endpoint)
+    objects: dict[int, float] = {}
+    for row in native.sites():
+        objects[row[0]] = objects.get(row[0], 0.0) + row[1]
+    assert {endpoint for endpoint, found in objects.items() if found >= 2} >= set(range(1, 2001))
+    assert len(kept) == 2000
