@@ -171,11 +171,15 @@ class TestChronicle:
 
         def totals():
             requests = next(served)
-            measured = requests // 100
+            measured = requests // 40
             return {A: EndpointTotals(requests, measured, each * measured, 0.0, 50.0 * requests)}
 
         chronicle = Chronicle(totals, None, points=200, least=0.01, clock=lambda: clock[0])
-        for _ in range(120):
+        for _ in range(79):
+            clock[0] += 1
+            chronicle.note()
+        assert chronicle.evidence() == {}  # of fewer than 2,000 measured requests too little is known
+        for _ in range(40):
             clock[0] += 1
             chronicle.note()
         evidence = chronicle.evidence()
@@ -186,7 +190,7 @@ class TestChronicle:
 
     def test_losses_of_measured_requests_are_expected_among_the_others(self, clock):
         """A list that is cleared now and then loses all in one request, which may be none of the measured."""
-        measured = iter(range(10, 1_000_000, 10))
+        measured = iter(range(30, 1_000_000, 30))
         rows = lambda: {A: EndpointTotals(count := next(measured), count, 2.0 * count, 0, 0, scatter=2000.0)}  # noqa: E731
         chronicle = Chronicle(rows, None, points=200, least=0.01, clock=lambda: clock[0])
         for _ in range(120):

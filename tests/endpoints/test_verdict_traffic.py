@@ -29,13 +29,14 @@ def asked(backend, interface, concurrency):
 def test_leaks_are_named_and_no_clean_route(interface, concurrency):
     """Objects, strings, buffers, classes, tasks and tracebacks that stay are named, at about their number."""
     slopes = asked("native", interface, concurrency)
-    # A thing has a dict and a string, a string is one, a buffer has its bytes apart; the sampling error is large.
-    assert 1.5 < slopes["/leak_objects"] < 4.5
-    assert 0.5 < slopes["/leak_strings"] < 2
-    assert 1 < slopes["/leak_buffers"] < 3.5
-    assert 0.4 < slopes["/leak_tracebacks"] < 3
-    assert 1.5 < slopes["/leak_classes"] < 6
-    low, high = (0.5, 2) if interface == "wsgi" else (6, 20)
+    # A thing has a dict and a string, a string is one, a buffer has its bytes apart. Where one in 512 is recorded, and
+    # so it is when a machine is busy, what is said first is off by half.
+    assert 1 < slopes["/leak_objects"] < 7
+    assert 0.3 < slopes["/leak_strings"] < 4
+    assert 0.7 < slopes["/leak_buffers"] < 6
+    assert 0.3 < slopes["/leak_tracebacks"] < 5
+    assert 1 < slopes["/leak_classes"] < 9
+    low, high = (0.3, 4) if interface == "wsgi" else (4, 30)
     assert low < slopes["/leak_tasks"] < high
 
 
