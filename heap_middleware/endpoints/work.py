@@ -41,14 +41,15 @@ class Work(ContextDecorator):
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
-            async def measured(*arguments: Any, **named: Any) -> Any:
+            async def until_it_ends(*arguments: Any, **named: Any) -> Any:
                 with measuring():
                     return await function(*arguments, **named)
-        else:
 
-            @wraps(function)
-            def measured(*arguments: Any, **named: Any) -> Any:
-                with measuring():
-                    return function(*arguments, **named)
+            return cast(Function, until_it_ends)
+
+        @wraps(function)
+        def measured(*arguments: Any, **named: Any) -> Any:
+            with measuring():
+                return function(*arguments, **named)
 
         return cast(Function, measured)
