@@ -266,7 +266,8 @@ def _since(points: _Points, start: int) -> float:
     length = requests[-1] - requests[start]
     parts = cut(requests, points.lowest, 0, len(requests), length / PARTS)
     latter = [(at, low) for at, low in zip(*parts, strict=True) if at >= requests[start] + length / 2]
-    slope = median_slope(*zip(*latter, strict=True))
+    if len(latter) < 2 or (slope := median_slope(*zip(*latter, strict=True))) <= 0:
+        return points.times[start]  # parts that begin elsewhere than the stretch's show no line
     offset = sorted(low - slope * at for at, low in latter)[len(latter) // 2]
     near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(requests))) * 3)
     for at in range(len(parts.lowest) - 1, -1, -1):
