@@ -23,10 +23,6 @@ _SOON: Final = 0.5
 _WINDOW_ERROR: Final = 0.25
 """Objects by which the mean of measured requests may be wrong: windows.py says why."""
 
-_WINDOWS_LEAST: Final = 2000
-"""Measured requests from which on a verdict is given. A list that is cleared at every 400th request loses all in one,
-which among fewer may be none of the measured."""
-
 
 def _of_measured(row: EndpointTotals) -> EndpointTotals:
     return EndpointTotals(requests=row.measured, retained_objects=row.gained - row.lost)
@@ -111,9 +107,7 @@ class Chronicle:
         now = self._clock()
         found = {}
         for endpoint, series in history.series().items():
-            if self._measured is not None and series.requests[-1] < _WINDOWS_LEAST:
-                continue
-            scatter = self._scatter.get(endpoint, 0.0)
+            scatter = None if self._measured is None else self._scatter.get(endpoint, 0.0)
             evidence = judge(history.times, history.intervals, series, self._least, now=now, scatter=scatter)
             if evidence is not None:
                 found[endpoint] = evidence

@@ -8,7 +8,7 @@ from typing import Final
 
 from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.endpoints.trend import Z
-from heap_middleware.endpoints.verdict import LEAST_REQUESTS, Evidence
+from heap_middleware.endpoints.verdict import LEAST_MEASURED, LEAST_REQUESTS, Evidence
 
 __all__ = ["Suspect", "combined", "verdicts"]
 
@@ -83,7 +83,8 @@ def combined(
     It leaks if those say so that served at least half of the requests, however long a stretch each of them looks at;
     one too young to judge has no say. The slope is the mean of theirs.
     """
-    against = sum(served for served in silent if served >= LEAST_REQUESTS)
+    least = LEAST_REQUESTS if knows_bytes else LEAST_MEASURED  # who knows bytes follows every request
+    against = sum(served for served in silent if served >= least)
     agreed = sum(evidence.served for evidence in leaking)
     if not agreed or agreed < against:
         return None

@@ -30,10 +30,13 @@ from typing import Final, NamedTuple
 from heap_middleware.endpoints.history import Series
 from heap_middleware.endpoints.trend import PARTS, Parts, Z, cut, median_slope, slope_of
 
-__all__ = ["LEAST_REQUESTS", "Evidence", "judge"]
+__all__ = ["LEAST_MEASURED", "LEAST_REQUESTS", "Evidence", "judge"]
 
 LEAST_REQUESTS: Final = 240
 """20 a part; a process that has served fewer says nothing."""
+LEAST_MEASURED: Final = 2000
+"""The same where only some requests are measured. A list that is cleared at every 400th loses all in one request, which
+among fewer may be none of the measured."""
 _SHORTEST: Final = 500
 """Requests of the shortest stretch of a process that has served more."""
 _WHOLE: Final = 0.9
@@ -118,33 +121,34 @@ def judge(
     least: float,
     *,
     now: float,
-    scatter: float = 0.0,
+    scatter: float | None = None,
 ) -> Evidence | None:
     """The evidence that a route leaks, by the points of its history; None if there is none.
 
-    `intervals` are those of sampling at each time, `least` is the slope from which a growth is a leak. `scatter` is the
-    variance that each request adds, for a backend that does not see every loss.
+    `intervals` are those of sampling at each time, `least` is the slope from which a growth is a leak. `scatter` is for
+    a backend that measures some requests only, whose points these are: the variance that each of the others may add.
     """
     requests = series.requests
     if len(requests) < PARTS or requests[-1] - requests[0] < LEAST_REQUESTS:
         return None
+    if scatter is not None and requests[-1] < LEAST_MEASURED:
+        return None
     times, intervals = times[-len(requests) :], intervals[-len(requests) :]
-    points = _Points(times, intervals, requests, series.lowest, series.objects, scatter)
+    points = _Points(times, intervals, requests, series.lowest, series.objects, scatter or 0.0)
     for start in _starts(times, requests):
         found = _weigh(points, start, len(requests), least)
         # Already without its last part, or it may be one burst.
         if found is None or _weigh(points, start, _end_before(requests, start), least) is None:
             continue
-        slope, error = found
-        if _has_stopped(points, start, slope) or _is_idle(points, start, now):
+        if _has_stopped(points, start, found.slope) or _is_idle(points, start, now):
             continue
         return Evidence(
-            slope,
-            error,
+            found.slope,
+            found.error,
             requests=requests[-1] - requests[start],
             bytes=max(0.0, (series.bytes[-1] - series.bytes[start]) / (requests[-1] - requests[start])),
             rate=_rate(times, requests, now),
-            since=_since(points, start),
+            since=_since(points, start, found.parts),
             served=requests[-1],
         )
     return None
@@ -178,8 +182,16 @@ def _end_before(requests: Sequence[float], start: int) -> int:
     return max(start + 1, bisect_left(requests, until))
 
 
-def _weigh(points: _Points, start: int, end: int, least: float) -> tuple[float, float] | None:
-    """Slope and standard error of what a range of points shows by itself; None if that is no leak.
+class _Growth(NamedTuple):
+    """Of a range that shows a leak: slope, its standard error, and the parts it was drawn through."""
+
+    slope: float
+    error: float
+    parts: Parts
+
+
+def _weigh(points: _Points, start: int, end: int, least: float) -> _Growth | None:
+    """What a range of points shows by itself; None if that is no leak.
 
     What costs least comes first.
     """
@@ -205,7 +217,7 @@ def _weigh(points: _Points, start: int, end: int, least: float) -> tuple[float, 
     error = math.hypot((upper - lower) / 2 / Z, sampling)
     if lower <= 0 or slope < least or slope - Z * error <= 0 or not _goes_on(parts, slope, least):
         return None
-    return slope, error
+    return _Growth(slope, error, parts)
 
 
 def _highest_before(points: _Points, start: int, width: float) -> float:
@@ -257,25 +269,27 @@ def _is_idle(points: _Points, start: int, now: float) -> bool:
     return now - asked > max(_IDLE, asked - times[start])
 
 
-def _since(points: _Points, start: int) -> float:
+def _since(points: _Points, start: int, parts: Parts) -> float:
     """When the growth began: where its line, drawn back, leaves the values or meets the level that was before.
 
-    The line is that of the stretch's latter half, of which all belongs to the growth.
+    The line is that of the latter half of the stretch's parts, of which all belongs to the growth: it rises, or the
+    route would not be named.
     """
-    requests = points.requests
-    length = requests[-1] - requests[start]
-    parts = cut(requests, points.lowest, 0, len(requests), length / PARTS)
-    latter = [(at, low) for at, low in zip(*parts, strict=True) if at >= requests[start] + length / 2]
-    if len(latter) < 2 or (slope := median_slope(*zip(*latter, strict=True))) <= 0:
-        return points.times[start]  # parts that begin elsewhere than the stretch's show no line
-    offset = sorted(low - slope * at for at, low in latter)[len(latter) // 2]
-    near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(requests))) * 3)
-    for at in range(len(parts.lowest) - 1, -1, -1):
-        strayed = parts.lowest[at] - offset - slope * parts.requests[at]
-        if abs(strayed) > near and parts.requests[at] < requests[start] + length / 2:
-            if strayed < 0:  # a jump came first
-                return _time_of(points, parts.requests[at + 1])
-            return _time_of(points, min(parts.requests[at] + strayed / slope, requests[-1]))  # the level before
+    half = len(parts.lowest) // 2
+    latter = Parts(parts.requests[half:], parts.lowest[half:])
+    slope = median_slope(*latter)
+    offset = sorted(low - slope * at for at, low in zip(*latter, strict=True))[len(latter.lowest) // 2]
+    length = points.requests[-1] - points.requests[start]
+    near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(points.requests))) * 3)
+    before = cut(points.requests, points.lowest, 0, start, length / PARTS) if start else Parts([], [])
+    requests = before.requests + parts.requests[: half + 1]
+    lowest = before.lowest + parts.lowest[:half]
+    for at in range(len(lowest) - 1, -1, -1):
+        strayed = lowest[at] - offset - slope * requests[at]
+        if strayed < -near:  # a jump came first
+            return _time_of(points, requests[at + 1])
+        if strayed > near:  # the level before
+            return _time_of(points, min(requests[at] + strayed / slope, points.requests[-1]))
     return points.times[0]
 
 

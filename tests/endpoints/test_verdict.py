@@ -128,10 +128,18 @@ def test_heavy_records_need_more_growth():
 
 def test_what_was_seen_to_go_may_go_unseen():
     """Where only some requests are measured, large losses among them are expected among the others."""
-    history = grown(2.0)
+    history = grown(2.0, points=250)
     series = history.series()[ROUTE]
     assert judge(history.times, history.intervals, series, 0.01, now=0, scatter=10.0) is not None
-    assert judge(history.times, history.intervals, series, 0.01, now=0, scatter=1000.0) is None
+    assert judge(history.times, history.intervals, series, 0.01, now=0, scatter=3000.0) is None
+
+
+def test_few_measured_requests_say_nothing():
+    """What is lost in one request of many may be in none of them."""
+    history = grown(2.0, points=199)
+    series = history.series()[ROUTE]
+    assert judge(history.times, history.intervals, series, 0.01, now=0, scatter=0.0) is None
+    assert judge(history.times, history.intervals, series, 0.01, now=0) is not None
 
 
 def test_an_idle_route_is_named_no_longer():
@@ -180,7 +188,10 @@ def test_one_worker_of_many_does_not_decide():
 
 def test_a_worker_that_is_too_young_has_no_say():
     """Workers that were just recycled do not hide what the others know."""
-    assert combined(ROUTE, [evidence(served=1000)], [200.0] * 30, knows_bytes=False) is not None
+    assert combined(ROUTE, [evidence(served=1000)], [200.0] * 30, knows_bytes=True) is not None
+    # Where only some requests are measured, it takes longer to know something.
+    assert combined(ROUTE, [evidence(served=2500)], [1500.0] * 2, knows_bytes=False) is not None
+    assert combined(ROUTE, [evidence(served=2500)], [1500.0] * 2, knows_bytes=True) is None
 
 
 def test_what_costs_most_comes_first():
@@ -202,6 +213,43 @@ def test_a_verdict_reads_as_a_sentence():
     )
     assert str(Suspect(ROUTE, 0.02, 0.01, 0.03, 0.99, None, None, 9, 0.0)).endswith("9 requests)")
     assert "0 bytes a day" in str(Suspect(ROUTE, 1, 1, 1, 0.99, 0, 0.0, 9, 0.0))
+
+
+def rough_history(seed):
+    """Points of a route with bursts, dips and collections, and the interval of sampling changing."""
+    rng = random.Random(seed)
+    history = History(rng.choice([14, 20, 30, 60, 300]))
+    rate, rough = rng.choice([5, 20, 100, 2000]), rng.choice([0, 5, 50, 500])
+    slope, burst = rng.choice([0.2, 1, 5, 20]), rng.choice([0, 0.2, 0.6])
+    requests, objects, now = 0, 0.0, 1e9
+    for _ in range(rng.choice([20, 60, 200])):
+        rushing = rng.random() <= burst
+        quiet = 0 if rushing and rng.random() < 0.8 else rate * rng.choice([5, 30])
+        served = quiet if rushing else int(rng.expovariate(1 / rate))
+        requests += served
+        objects += slope * served * rng.random() * 2
+        if rng.random() < 0.02:
+            objects *= rng.random()
+        now += rng.choice([1, 15, 15, 300])
+        seen = max(0.0, objects + rng.gauss(0, rough) - (rng.random() < 0.1) * rough * 10)
+        history.note(now, {ROUTE: EndpointTotals(requests, requests, 0, 0, seen)}, rng.choice([1, 1, 1, 16]))
+        yield history
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("hundred", range(30))
+def test_any_history_is_judged(hundred):
+    """Whatever the points: nothing is raised, and what is said can be so."""
+    named = 0
+    for seed in range(hundred * 100, hundred * 100 + 100):
+        for history in rough_history(seed):
+            found = evidence_of(history)
+            if found is not None:
+                named += 1
+                assert history.times[0] <= found.since <= history.times[-1]
+                assert 0 < found.error < found.slope
+                assert 0 < found.requests <= found.served
+    assert named > 0
 
 
 def test_a_series_of_one_point_is_judged():
