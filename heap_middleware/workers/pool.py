@@ -29,7 +29,7 @@ _PATIENCE: Final = 4
 _LAST_WORD: Final = 5.0
 """Seconds that the end of a process waits for a publication that is under way."""
 _ALONE: Final = "until it can, a scrape of this process may show this process alone"
-_UNSEEN: Final = "until it can, what this process counts is not in the sums"
+_UNSEEN: Final = "until it can, the sums of all workers lack what this process counts"
 _MEANWHILE: Final = {
     "read": _ALONE,
     "write": _UNSEEN,
@@ -130,7 +130,7 @@ class WorkerPool:
         asked = self._ask(directory)
         deadline = time.monotonic() + self._wait
         self._take_census()
-        mine = self._publish(directory, self._wait)
+        mine, written = self._publish(directory, self._wait)
         self._await(directory, asked, deadline)
         try:
             found = directory.gather()
@@ -141,9 +141,9 @@ class WorkerPool:
             self._say("read", error)
             found = Gathered()
         if all(snapshot.process != self._process for snapshot in found.workers):
-            if "write" not in self._trouble or not found.workers:
+            # Counts that the others cannot know of, on a full disk, would go up and down with who is asked.
+            if written or not found.workers:
                 found.counters.add(mine.counters)
-            # Else the others do not know of these counts: shown by this worker only, they would go up and down.
             found.workers.append(mine)
         return found
 
@@ -184,7 +184,8 @@ class WorkerPool:
                 raise
             return self._directory
 
-    def _publish(self, directory: WorkersDirectory, wait: float) -> Snapshot:
+    def _publish(self, directory: WorkersDirectory, wait: float) -> tuple[Snapshot, bool]:
+        """Say what is known; returns it, and whether the others can read it."""
         # What is read later must be written later, or counters would go down. Who waits here for himself, in a
         # finalizer or signal handler, does without.
         mine = self._publishing.acquire(timeout=max(wait, _POLL))
@@ -200,14 +201,12 @@ class WorkerPool:
                 evidence=known.evidence,
                 details=known.details,
             )
-            if mine and not self._left:
-                self._write(directory, snapshot, known.taken)
-            return snapshot
+            return snapshot, mine and not self._left and self._write(directory, snapshot, known.taken)
         finally:
             if mine:
                 self._publishing.release()
 
-    def _write(self, directory: WorkersDirectory, snapshot: Snapshot, taken: float | None) -> None:
+    def _write(self, directory: WorkersDirectory, snapshot: Snapshot, taken: float | None) -> bool:
         try:
             if self._before is None:
                 self._before = directory.published() or Counters()
@@ -219,7 +218,7 @@ class WorkerPool:
             self._fine("write")
         except (OSError, ForeignService) as error:
             self._say("write", error)
-            return
+            return False
         try:
             if can_ring and (self._bell is None or not self._bell.is_there()):
                 self._bell = Bell(directory.file("bell"))
@@ -231,6 +230,7 @@ class WorkerPool:
             self._fine("sweep")
         except OSError as error:
             self._say("sweep", error)
+        return True
 
     def _ask(self, directory: WorkersDirectory) -> dict[str, float]:
         """Ring at those whose census is not of this moment; returns of when it is."""

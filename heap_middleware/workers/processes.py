@@ -29,13 +29,11 @@ _STACK: Final = 25
 (Linux 2.6 and later), and forks share it."""
 _GONE: Final = (b"Z", b"X")
 """States of a process that ended: one that its parent has not noticed yet, and one that is being taken away."""
-
-
 _HIDDEN: Final = "hidden"
 """When a process started that runs and is not shown."""
 
 
-class HiddenProcess(PermissionError):
+class _HiddenProcess(PermissionError):
     """A process that runs, and that `/proc` does not show to this user."""
 
 
@@ -92,7 +90,7 @@ def service() -> Process:
 def _process(pid: int) -> Process:
     try:
         found = running(pid)
-    except HiddenProcess:
+    except _HiddenProcess:
         return Process(pid, _HIDDEN, _home())
     except OSError:
         if _has_proc() or _has_ps():  # not now, for want of a descriptor, say; later it can
@@ -108,7 +106,7 @@ def _started(pid: int) -> str | None:
         return None if state.startswith("Z") else started.strip()
     fields = _stat(pid)
     if fields is None and _is_hidden(pid):
-        raise HiddenProcess(errno.EPERM, f"/proc does not show the process {pid}, which runs")
+        raise _HiddenProcess(errno.EPERM, f"/proc does not show the process {pid}, which runs")
     return None if fields is None or fields[0] in _GONE else f"{fields[19].decode()}@{_boot()}"
 
 

@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -257,19 +258,16 @@ def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
         assert leaked == seen
 
 
-def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
-    """A child that is forked while the parent serves has a thread and a file of its own, and both are shown."""
-    serve(monitor, 5)
-    until(lambda: files(tmp_path / "shared", "bell"))
+@contextmanager
+def forked(work):
+    """A child that does something and stays: its process id, and what `work` returned there, as text."""
     told, tell = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
         child = os.fork()
     if child == 0:  # pragma: no cover - measured in the parent
         try:
-            serve(monitor, 2)
-            until(lambda: len(files(tmp_path / "shared", "bell")) == 2)
-            answer = repr((requests(page(monitor)), len(threads())))
+            answer = repr(work())
         except BaseException:
             out = io.StringIO()
             traceback.print_exc(file=out)
@@ -278,13 +276,26 @@ def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
         signal.pause()
     os.close(tell)
     try:
-        answer = os.read(told, 10_000).decode()
-        shown = samples(page(monitor))
-        assert [totals.requests for totals in monitor.endpoints().values()] == [7]
+        yield child, os.read(told, 10_000).decode()
     finally:
         os.close(told)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
+    """A child that is forked while the parent serves has a thread and a file of its own, and both are shown."""
+    serve(monitor, 5)
+    until(lambda: files(tmp_path / "shared", "bell"))
+
+    def work():
+        serve(monitor, 2)
+        until(lambda: len(files(tmp_path / "shared", "bell")) == 2)
+        return requests(page(monitor)), len(threads())
+
+    with forked(work) as (child, answer):
+        shown = samples(page(monitor))
+        assert [totals.requests for totals in monitor.endpoints().values()] == [7]
     assert answer == repr((7.0, 1))
     ages = {key[1][1] for key in shown if key[0] == "heap_worker_snapshot_age_seconds"}
     assert ages == {str(os.getpid()), str(child)}
@@ -292,35 +303,22 @@ def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
     assert len(files(tmp_path / "shared", "worker")) == 1
 
 
-def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, tmp_path, monkeypatch):
+def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, monkeypatch):
     """On a full disk what a new worker counts is in nobody's sum, or each scrape would show another one."""
     serve(monitor, 5)
     assert requests(page(monitor)) == 5
-    told, tell = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        child = os.fork()
-    if child == 0:  # pragma: no cover - measured in the parent
-        try:
 
-            def full(*arguments, **others):
-                raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*arguments, **others):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-            monkeypatch.setattr(directories, "write_whole", full)
-            serve(monitor, 2)
-            answer = repr((requests(page(monitor)), os.getpid()))
-        except BaseException:
-            out = io.StringIO()
-            traceback.print_exc(file=out)
-            answer = out.getvalue()
-        os.write(tell, answer.encode())
-        os._exit(0)
-    os.close(tell)
-    answer = os.read(told, 10_000).decode()
-    os.close(told)
-    os.waitpid(child, 0)
-    assert answer == repr((5.0, child))
-    assert requests(page(monitor)) == 5
+    def work():
+        monkeypatch.setattr(directories, "write_whole", full)
+        serve(monitor, 2)
+        return requests(page(monitor))
+
+    with forked(work) as (_, answer):
+        assert answer == repr(5.0)
+        assert requests(page(monitor)) == 5
 
 
 def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
