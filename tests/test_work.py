@@ -1,6 +1,7 @@
 """Work that is no HTTP request: a block or a function that counts like a route."""
 
 import asyncio
+import functools
 
 import pytest
 
@@ -91,9 +92,29 @@ def test_a_generator_function_is_refused():
     async def pages():
         yield 1
 
-    for function in (rows, pages):
-        with pytest.raises(TypeError, match=f"{function.__name__} is a generator function.*allowed"):
+    for function in (rows, pages, functools.partial(rows)):
+        with pytest.raises(TypeError, match=r"(rows|pages).* is a generator function.*allowed"):
             monitor_of("windows").request("task", "x")(function)
+
+
+@BOTH
+def test_an_object_that_is_called_like_a_coroutine_function(backend):
+    """What it does after it has waited is measured as well."""
+    monitor, kept = monitor_of(backend), []
+
+    class Fetch:
+        async def __call__(self):
+            await asyncio.sleep(0)
+            kept.extend([Mail() for _ in range(4)])
+
+    fetch = monitor.request("task", "fetch")(Fetch())
+
+    async def main():
+        for _ in range(100):
+            await fetch()
+
+    asyncio.run(main())
+    assert figures(monitor)["task", "fetch"].gained > 4 * 40
 
 
 def test_one_block_after_another():

@@ -12,8 +12,16 @@ __all__ = ["Work"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _is(kind: Callable[[object], bool], function: object) -> bool:
+    """Whether a function, or an object that is called like one, is of a kind."""
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
+
+
 class Work(ContextDecorator):
-    """A context manager, for one block after another, and a decorator, for any number of calls at once."""
+    """A context manager, for one block after another, and a decorator, for any number of calls at once.
+
+    Blocks that overlap, in threads or coroutines, each need one of their own.
+    """
 
     def __init__(self, measuring: Callable[[], AbstractContextManager[None]]) -> None:
         """`measuring` makes the context in which one piece of it is measured."""
@@ -32,13 +40,13 @@ class Work(ContextDecorator):
 
     def __call__(self, function: Function) -> Function:
         """Measure each call, of a coroutine function until it has ended. Raises TypeError for a generator function."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if _is(inspect.isgeneratorfunction, function) or _is(inspect.isasyncgenfunction, function):
             raise TypeError(
-                f"{function.__qualname__} is a generator function, whose call does no work yet; allowed: functions "
-                "and coroutine functions, or a with block around the loop"
+                f"{getattr(function, '__qualname__', function)} is a generator function, whose call does no work yet; "
+                "allowed: functions and coroutine functions, or a with block around the loop"
             )
         measuring = self._measuring
-        if inspect.iscoroutinefunction(function):
+        if _is(inspect.iscoroutinefunction, function):
 
             @wraps(function)
             async def until_it_ends(*arguments: Any, **named: Any) -> Any:
