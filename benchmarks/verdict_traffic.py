@@ -26,6 +26,8 @@ from typing import Any
 
 from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.asgi import HeapMetricsMiddleware as ASGIMiddleware
+from heap_middleware.endpoints.suspects import Suspect
+from heap_middleware.endpoints.trend import Z
 from heap_middleware.wsgi import HeapMetricsMiddleware as WSGIMiddleware
 
 WAYS = [
@@ -223,6 +225,8 @@ class Outcome:
     named: dict[str, int]
     """The leaking routes: requests until the verdict, which held from then on."""
     slopes: dict[str, float]
+    errors: dict[str, float]
+    """Standard errors of the slopes."""
     withdrawn: dict[str, int]
     """Requests after the leak's end until it was said no more."""
     alarms: dict[str, list[int]]
@@ -246,24 +250,24 @@ def run(backend: str, interface: str, concurrency: int) -> Outcome:
     rows = [(name, first) for name in names for first in range(0, REQUESTS, row)]
     alarms: dict[str, list[int]] = {}
 
-    def another_round() -> dict[str, float]:
+    def another_round() -> dict[str, Suspect]:
         nonlocal rounds
         chance.shuffle(rows)
         ask((name, rounds * REQUESTS + first + at) for name, first in rows for at in range(row))
         rounds += 1
-        said = {suspect.endpoint.route: suspect.objects_per_request for suspect in monitor.verdicts()}
+        said = {suspect.endpoint.route: suspect for suspect in monitor.verdicts()}
         for route in said.keys() - leaks:
             if rounds > WARM_UP:
                 alarms.setdefault(route, []).append(rounds * REQUESTS)
         return said
 
     named: dict[str, int] = {}
-    slopes: dict[str, float] = {}
+    latest: dict[str, Suspect] = {}
     while rounds < LEAST or named.keys() != leaks:
         if rounds == MOST:
             raise RuntimeError(f"not named after {MOST * REQUESTS} requests: {leaks - named.keys()}; {named}")
         said = another_round()
-        slopes |= said
+        latest |= said
         named = {route: named.get(route, rounds * REQUESTS) for route in leaks & said.keys()}
     routes.leaking = False
     stopped = rounds
@@ -276,7 +280,15 @@ def run(backend: str, interface: str, concurrency: int) -> Outcome:
     time.time = real
     interval = (monitor.own_figures().tracker or (0, 0))[1]
     return Outcome(
-        backend, interface, concurrency, interval, named, {route: slopes[route] for route in leaks}, withdrawn, alarms
+        backend,
+        interface,
+        concurrency,
+        interval,
+        named,
+        {route: latest[route].objects_per_request for route in leaks},
+        {route: (latest[route].upper - latest[route].lower) / 2 / Z for route in leaks},
+        withdrawn,
+        alarms,
     )
 
 
