@@ -125,8 +125,8 @@ def routes() -> Table:
         Table()
         .title("Routes")
         .description(
-            "Kept per request: memory blocks that a request left alive, on average over the time shown. "
-            "Nothing here: Prometheus has not loaded rules.yml."
+            "Kept per request: memory blocks that a request left alive; the mean of the five-minute figures within the "
+            "time shown, and of several jobs the largest. Nothing here: Prometheus has not loaded rules.yml."
         )
         .height(HEIGHT)
         .span(WHOLE - THIRD // 2)
