@@ -249,7 +249,8 @@ def _worker_families() -> list[Metric]:
 
 
 def _rejected_family() -> CounterMetricFamily:
-    return CounterMetricFamily("heap_worker_files_rejected", "Files of workers that could not be used, see the log.")
+    help_text = "Files of workers, or their directory, that could not be used: each fault once, see the log."
+    return CounterMetricFamily("heap_worker_files_rejected", help_text)
 
 
 def _age_family() -> GaugeMetricFamily:

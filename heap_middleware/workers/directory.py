@@ -1,6 +1,6 @@
 """The directory that the workers of one service share.
 
-    owner                   the service it belongs to
+    owner                   the service it belongs to, held by each of its workers (hold.py)
     lock                    held while a service takes the directory, and while the dead are folded
     <group>.archive         what workers counted that are gone, and who they were
     <group>-<tag>.worker    what a worker says of itself
@@ -13,7 +13,8 @@ The rules of this file:
 - The dead are folded into the archive under the lock: first the archive is replaced, which names them, then their files
   are removed. So who reads the files first, the archive after them, and leaves out the files of those that the archive
   names, counts everybody once, without a lock and without making anybody wait.
-- One service owns the directory. While it lives, the others stay out; what it left when it is gone is swept away.
+- One service owns the directory. While it lives, the others stay out; what it left when it is gone is swept away. It
+  lives as long as its master does; where that cannot be seen, as long as one of its workers holds the owner's file.
 - What is wrong with a file costs that file and no more: it is put aside, as `.bad`. What could not be read or looked at
   this time is not taken to be gone.
 """
@@ -21,7 +22,6 @@ The rules of this file:
 import errno
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 
 from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.files import UnusableFile, locked, read_whole, remove, write_whole
+from heap_middleware.workers.hold import Hold, is_held
 from heap_middleware.workers.processes import Process, running
 from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
@@ -80,7 +81,6 @@ class WorkersDirectory:
         process: Process,
         reject: Callable[[Path, str], None],
         *,
-        patience: float = 60.0,
         max_routes: int = 500,
         running: Callable[[int], Process | None] = running,
     ) -> None:
@@ -89,8 +89,7 @@ class WorkersDirectory:
         self._service = service
         self._process = process
         self._reject = reject
-        self._patience = patience
-        """Seconds after which a service that cannot be looked into, and writes nothing any longer, is gone."""
+        self._hold = Hold(self._path / "owner")
         self._archived_routes = _ARCHIVED_ROUTES * max_routes
         self._running = running
         self._unreadable: set[Path] = set()
@@ -196,23 +195,29 @@ class WorkersDirectory:
     def _take(self) -> None:
         """See to it that the directory is there and this service's."""
         if self._owner() == self._service:
+            self._hold.take()
             return
+        self._hold.close()  # or it would be found held, by us
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(self._path / "lock", _TAKE_WAIT) as held:
             if not held:
                 raise BlockingIOError(f"it has been locked by another process for {_TAKE_WAIT:g} s")
-            owner = self._owner()
-            if owner == self._service:
-                return
-            if owner is not None and self._lives(owner):
-                raise ForeignService(f"another service uses it: that of the process {owner.pid} on {owner.home}")
-            for name in self._names():
-                if not self._is_of_this_service(name):
-                    self._sweep(name.path)
-            self._sweep(self._path / "owner.bad")
-            self._restore()
-            mine = Snapshot(self._service, self._process, 0.0, Counters())
-            write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
+            self._take_over()
+            self._hold.take()  # before others can look
+
+    def _take_over(self) -> None:
+        owner = self._owner()
+        if owner == self._service:
+            return
+        if owner is not None and self._lives(owner):
+            raise ForeignService(f"another service uses it: that of the process {owner.pid} on {owner.home}")
+        for name in self._names():
+            if not self._is_of_this_service(name):
+                self._sweep(name.path)
+        self._sweep(self._path / "owner.bad")
+        self._restore()
+        mine = Snapshot(self._service, self._process, 0.0, Counters())
+        write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
     def _remember(self, archive: Snapshot | None) -> None:
         if archive is not None and (self._archived is None or archive.folded != self._archived.folded):
@@ -236,14 +241,13 @@ class WorkersDirectory:
         return name.tag is not None and self._runs(name)
 
     def _lives(self, service: Process) -> bool:
-        if service.home == self._service.home:
+        if service.home == self._service.home and service.can_be_seen:
             try:
-                return service.started != "" and self._running(service.pid) == service
+                return self._running(service.pid) == service
             except OSError:  # who cannot be looked at is not taken for dead
                 return True
-        # A container's processes cannot be seen from another one, or from the same one that was started anew.
-        written = [name.path.lstat().st_ctime for name in self._names("worker")]
-        return time.time() - max(written, default=0.0) < self._patience
+        # Of another container, of the same one before it was started anew, or of another user.
+        return is_held(self._path / "owner")
 
     def _read(self, path: Path, tag: str | None = None, *, any_service: bool = False) -> Snapshot | None:
         """A file's content; None if there is none, or none that is any good.

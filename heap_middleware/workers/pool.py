@@ -24,8 +24,6 @@ __all__ = ["Known", "WorkerPool"]
 _log = logging.getLogger("heap_middleware")
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _POLL: Final = 0.005
-_PATIENCE: Final = 4
-"""Intervals without a word after which a service that cannot be looked into is taken to be gone."""
 _LAST_WORD: Final = 5.0
 """Seconds that the end of a process waits for a publication that is under way."""
 _ALONE: Final = "until it can, a scrape of this process may show this process alone"
@@ -75,7 +73,7 @@ class WorkerPool:
         self.path = path
         self.interval = interval
         self.rejected = 0
-        """Files that could not be used, so far."""
+        """How often a file, or the directory, could not be used, each fault once until it is over."""
         self.spent = 0.0
         """Seconds spent on publications outside of scrapes."""
         self.waited = 0.0
@@ -111,7 +109,6 @@ class WorkerPool:
                     self._service,
                     self._process,
                     self._reject,
-                    patience=_PATIENCE * self.interval,
                     max_routes=self._max_routes,
                 )
             publisher.add(self)
@@ -260,6 +257,7 @@ class WorkerPool:
         """Say once what is wrong; once again when it was fine in between."""
         reason = getattr(error, "strerror", None) or str(error)
         if reason not in self._trouble.values():  # what cannot be written to cannot be read either, as a rule
+            self.rejected += 1
             _log.error("heap_middleware cannot %s workers_dir %s: %s; %s", what, self.path, error, _MEANWHILE[what])
         self._trouble[what] = reason
 

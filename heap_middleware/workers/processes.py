@@ -47,6 +47,11 @@ class Process(NamedTuple):
     """The namespace in which the id is valid, and the boot or the host."""
 
     @property
+    def can_be_seen(self) -> bool:
+        """Whether `running` tells if it lives, to who has the same `home`."""
+        return self.started not in ("", _HIDDEN)
+
+    @property
     def tag(self) -> str:
         """The same in a few characters, for names of files."""
         return f"{self.pid}-{zlib.crc32(f'{self.started} {self.home}'.encode()):08x}"
@@ -114,7 +119,7 @@ def _stat(pid: int) -> list[bytes] | None:
     try:
         # The second field is the program's name in brackets, and may contain anything; those after it are returned.
         return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last with `hidepid=1`
         return None
 
 
@@ -143,7 +148,7 @@ def _share_memory_layout(pid: int, parent: int) -> bool:
         return _command(pid) == _command(parent)
     mine, other = _stat(pid), _stat(parent)
     if mine is None or other is None:
-        return mine is not None and parent != 1 and _is_hidden(parent) and os.getpgid(pid) == os.getpgid(parent)
+        return mine is not None and _is_hidden(parent) and os.getpgid(pid) == os.getpgid(parent)
     if other[_STACK] not in (b"0", b"1"):
         return mine[_STACK] == other[_STACK]
     # Not shown: a master that its workers have left for another user, or init.
@@ -164,7 +169,7 @@ def _command(pid: int) -> bytes:
         return (_asked(pid, "command=") or str(pid)).partition(": ")[0].encode()
     try:
         command = (_PROC / str(pid) / "cmdline").read_bytes().rstrip(b"\0 ")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b"%d" % pid  # like no other
     return command if b"\0" in command else command.partition(b" ")[0].rstrip(b":")
 

@@ -1,12 +1,12 @@
 """What can be wrong with the directory and with the files in it; what is sound is used all the same."""
 
 import errno
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +14,7 @@ from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
 from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import ForeignService, WorkersDirectory
+from heap_middleware.workers.hold import is_held
 from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Snapshot
 
@@ -298,16 +299,65 @@ def test_what_an_old_worker_writes_late_is_not_counted(host):
 
 
 @pytest.mark.parametrize("home", ["space there", "another here"])
-def test_a_service_in_another_container_is_given_time(host, home, monkeypatch):
-    """Whether it lives cannot be seen: it does, as long as it writes."""
-    host.publish(2, 10)
+def test_a_service_in_another_container_stays_out_while_the_first_lives(host, home):
+    """Whether that lives cannot be seen: it does, as long as one of its workers holds the directory."""
+    old = host.publish(2, 10)
     far = Process(1, "noon", home)
     host.running = {1: far}
+    for _ in range(2):
+        with pytest.raises(ForeignService):
+            host.publish(2, 1, service=far)
+    del old
+    mine = host.publish(2, 1, service=far)
+    assert host.requests(mine) == 1
     with pytest.raises(ForeignService):
-        host.publish(2, 1, service=far)
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 61)
-    assert host.requests(host.publish(2, 1, service=far)) == 1
+        host.publish(3, 1)
+
+
+def test_a_master_that_is_hidden_lives_as_long_as_its_workers(host):
+    """Its process id says nothing then: whoever else has it."""
+    hidden = MASTER._replace(started="hidden")
+    old = host.publish(2, 10, service=hidden)
+    assert host.requests(old) == 10
+    with pytest.raises(ForeignService):
+        host.publish(3)
+    del old
+    assert host.requests(host.publish(3, 1)) == 1
+
+
+def test_a_directory_is_held_though_the_application_closes_all_descriptors(host):
+    """As daemons do; what has the number of ours then is left alone."""
+    old = host.publish(2, 10)
+    far = Process(1, "noon", "space there")
+    descriptor = old._hold._descriptor
+    with open(os.devnull) as other:
+        os.dup2(other.fileno(), descriptor)
+    host.requests(old)
+    assert os.fstat(descriptor).st_rdev == os.stat(os.devnull).st_rdev
+    with pytest.raises(ForeignService):
+        host.publish(5, 1, service=far)
+    os.close(descriptor)
+    os.close(old._hold._descriptor)
+    host.requests(old)
+    (host.path / "owner").unlink()
+    host.publish(4)
+    host.requests(old)
+    with pytest.raises(ForeignService):
+        host.publish(5, 1, service=far)
+
+
+def test_who_asks_whether_it_is_held_disturbs_nobody(host):
+    """A worker that cannot hold it at that moment goes on, and holds it the next time."""
+    old = host.publish(2, 10)
+    old._hold.close()
+    with (host.path / "owner").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert host.requests(old) == 10
+        assert not is_held(host.path / "nowhere")
+        assert is_held(host.path / "owner")
+    assert not is_held(host.path / "owner")
+    assert host.requests(old) == 10
+    assert is_held(host.path / "owner")
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])

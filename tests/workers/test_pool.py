@@ -155,6 +155,7 @@ def test_a_directory_that_cannot_be_used_is_said_once(tmp_path, caplog):
     assert len(said) == 1
     assert "file/shared" in said[0]
     assert "Not a directory" in said[0]
+    assert samples(page(monitor))[("heap_worker_files_rejected_total",)] == 1
 
 
 def test_monitors_of_one_process_do_not_mix(monitor, tmp_path, caplog):

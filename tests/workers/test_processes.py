@@ -90,6 +90,38 @@ def hide(monkeypatch):
     return hidden.add
 
 
+HIDEPID = """
+import os, subprocess, sys
+from heap_middleware.workers.processes import running, service
+
+def ask(pid):
+    try:
+        return running(pid)
+    except OSError as error:
+        return "hidden"
+
+subprocess.run(["mount", "-o", "remount,hidepid=" + sys.argv[1], "/proc"], check=True)
+for _ in range(2):
+    if os.fork() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        print(service().pid, service().can_be_seen, ask(os.getppid()), ask(999), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+def test_workers_that_may_not_see_their_master_are_one_service(hidepid, tmp_path):
+    """With a real /proc that hides, workers that gave up root have one master, and do not take it for dead."""
+    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
+    if os.geteuid() != 0 or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("only root can make namespaces")
+    done = subprocess.run([*command, sys.executable, "-c", HIDEPID, hidepid], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["1 False hidden None"] * 2, done.stderr
+
+
 def test_what_is_not_shown_is_not_taken_for_dead(hide):
     """Where a user is shown nobody else's processes, one that runs is not said to be gone."""
     with subprocess.Popen(["sleep", "60"]) as other:
