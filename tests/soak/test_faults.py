@@ -25,11 +25,21 @@ OURS = re.compile(r"LOG heap_middleware (ERROR|WARNING) ")
 
 
 @dataclass
+class Killed:
+    """A worker, and the span of time of which it may not have published what it had counted."""
+
+    pid: int
+    how: signal.Signals
+    lost_from: float
+    lost_to: float
+
+
+@dataclass
 class Faults:
     """What is done to the service with several workers: a kill a second, and every so often a full disk instead."""
 
     service: object
-    killed: dict = field(default_factory=dict)
+    killed: list = field(default_factory=list)
     full: int = 0
 
     def until(self, end):
@@ -37,15 +47,25 @@ class Faults:
         while time.monotonic() < end:
             for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
                 time.sleep(1)
-                victim = chance.choice(self.service.children())
-                self.killed[victim] = how, time.monotonic()
-                os.kill(victim, how)
+                self.kill(chance, how)
             time.sleep(2 * INTERVAL)
             if os.path.ismount(self.service.directory.parent):
-                self.fill_disk()
+                self.fill_disk(chance)
 
-    def fill_disk(self):
-        """Nobody dies meanwhile, until what is due has been published: that would be a loss, and a known one."""
+    def kill(self, chance, how, *, full_since=None):
+        """What it had not published dies with it: of SIGKILL that of an interval, on a full disk all since then."""
+        victim = chance.choice(self.service.children())
+        now = time.monotonic()
+        if full_since is not None:
+            self.killed.append(Killed(victim, how, full_since - 2 * INTERVAL, now + INTERVAL))
+        elif how == signal.SIGKILL:
+            self.killed.append(Killed(victim, how, now - 2 * INTERVAL, now + INTERVAL))
+        else:
+            self.killed.append(Killed(victim, how, now, now))
+        os.kill(victim, how)
+
+    def fill_disk(self, chance):
+        """Workers die meanwhile, and are born; afterwards all is published that was due."""
         filler = self.service.directory.parent / "filler"
         with filler.open("wb", buffering=0) as file:
             try:
@@ -53,6 +73,10 @@ class Faults:
                     file.write(bytes(4096))
             except OSError as error:
                 assert error.errno == errno.ENOSPC
+        full_since = time.monotonic()
+        for how in (signal.SIGKILL, signal.SIGTERM):
+            time.sleep(1.5 * INTERVAL)
+            self.kill(chance, how, full_since=full_since)
         time.sleep(3 * INTERVAL)
         filler.unlink()
         time.sleep(2 * INTERVAL)
@@ -60,8 +84,9 @@ class Faults:
 
     def unpublished(self, one):
         """Whether what an answer adds to the counts may have died with its worker."""
-        kills = [when for pid, (how, when) in self.killed.items() if how == signal.SIGKILL and one.pid in (0, pid)]
-        return any(when - 2 * INTERVAL < one.when < when + INTERVAL for when in kills)
+        return any(
+            one.pid in (0, killed.pid) and killed.lost_from < one.when < killed.lost_to for killed in self.killed
+        )
 
 
 def scrape_under(faults, services):
@@ -124,7 +149,7 @@ def test_every_second_request_has_a_fault(services, clients):
     faults = Faults(gunicorn)
     with clients(services, CLIENTS) as seen:
         scrape_under(faults, services)
-    kills = Counter(how.name for how, _ in faults.killed.values())
+    kills = Counter(killed.how.name for killed in faults.killed)
     print(f"faults: {dict(seen.faults)}, {dict(kills)}, {faults.full} times a full disk")
     assert seen.wrong == []
     assert len(seen.faults) == 6

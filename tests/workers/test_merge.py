@@ -1,5 +1,6 @@
 """Any order of births, publications, deaths and scrapes: nothing is counted twice, and nothing is lost."""
 
+import errno
 import itertools
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
+from heap_middleware.workers import files
 from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.processes import Process
@@ -74,6 +76,25 @@ class Service(RuleBasedStateMachine):
     @rule(worker=workers)
     def publish(self, worker):
         worker.publish()
+
+    @rule(worker=workers, step=st.sampled_from(["open", "replace"]))
+    def publish_on_a_full_disk(self, worker, step):
+        """It fails at whichever step, and what was published before stays."""
+        published = worker.published
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, step, no_room)
+            with pytest.raises(OSError, match="No space"):
+                worker.publish()
+        assert worker.published is published
+
+    @rule(worker=workers)
+    def fold_on_a_full_disk(self, worker):
+        """Whoever cannot be archived now is counted from what it left."""
+        worker.publish()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, "replace", no_room)
+            with suppress(OSError):
+                worker.directory.fold()
 
     @rule(worker=consumes(workers), politely=st.booleans())
     def die(self, worker, politely):
@@ -146,6 +167,10 @@ class Killed(BaseException):
 
 def fail(path):
     raise Killed
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 TestService = Service.TestCase
