@@ -31,6 +31,7 @@ from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.files import UnusableFile, locked, read_whole, remove, write_whole
 from heap_middleware.workers.hold import Hold, is_held
 from heap_middleware.workers.processes import Process, running
+from heap_middleware.workers.recollection import Recollection
 from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
 __all__ = ["ForeignService", "Gathered", "WorkersDirectory"]
@@ -93,8 +94,7 @@ class WorkersDirectory:
         self._archived_routes = _ARCHIVED_ROUTES * max_routes
         self._running = running
         self._unreadable: set[Path] = set()
-        self._archived: Snapshot | None = None
-        """The archive as it was last read, in case the directory is removed."""
+        self._recollection = Recollection()
 
     def file(self, kind: str, tag: str | None = None) -> Path:
         """The file of that kind of a worker, by default of this one."""
@@ -127,13 +127,14 @@ class WorkersDirectory:
     def gather(self) -> Gathered:
         """Read what everybody said."""
         self._take()
+        self._restore()
         said = [
             (name, snapshot)
             for name in self._names("worker")
             if name.group == self._group and (snapshot := self._readable(name.path, name.tag)) is not None
         ]
         archive = self._readable(self._archive(self._group))
-        self._remember(archive)
+        self._recollection.note_archive(archive)
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
         while said:
@@ -143,6 +144,7 @@ class WorkersDirectory:
                 found.counters.add(snapshot.counters, alive=alive)
                 if alive:
                     found.workers.append(snapshot)
+        self._recollection.note_workers(found.workers)
         return found
 
     def fold(self) -> None:
@@ -215,20 +217,22 @@ class WorkersDirectory:
             if not self._is_of_this_service(name):
                 self._sweep(name.path)
         self._sweep(self._path / "owner.bad")
-        self._restore()
         mine = Snapshot(self._service, self._process, 0.0, Counters())
         write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
-    def _remember(self, archive: Snapshot | None) -> None:
-        if archive is not None and (self._archived is None or archive.folded != self._archived.folded):
-            self._archived = decode(encode(archive))  # a copy: what is read is added to
-
     def _restore(self) -> None:
-        """Write down again what the dead had counted, as far as this worker knows, if somebody removed it."""
-        path = self._archive(self._group)
-        if self._archived is not None and not path.exists():
-            self._reject(path, "it was removed; what this worker last read in it is written anew")
-            write_whole(path, encode(self._archived), path.with_suffix(".fold"))
+        """Write down again what this worker had read, if the directory has been removed since."""
+        made = _identity(self._path / "owner")
+        if self._recollection.of not in (None, made):
+            with locked(self._path / "lock", _TAKE_WAIT) as held:
+                if not held:
+                    return
+                path = self._archive(self._group)
+                archive = self._readable(path)
+                count = self._recollection.write_missing(path, self.file, () if archive is None else archive.folded)
+            if count:
+                self._reject(self._path, f"{count} files were removed; what they last said is written anew")
+        self._recollection.of = made
 
     def _owner(self) -> Process | None:
         found = self._read(self._path / "owner", any_service=True)

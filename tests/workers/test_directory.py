@@ -229,20 +229,69 @@ def test_a_directory_that_vanishes_is_made_again(host):
     assert host.requests(host.publish(3, 1)) == 1
 
 
-def test_what_the_dead_had_counted_outlives_the_directory(host):
-    """A worker that has read it writes it anew, and says so; nobody is told twice."""
-    mine = host.publish(2, 10)
+@pytest.fixture
+def emptied(host):
+    """A directory of three workers and one that is dead, with one of which has read all, after it was removed."""
+    mine, sibling = host.publish(2, 10), host.publish(4, 20)
+    host.publish(5, 40)
     host.publish(3, 7)
     del host.running[3]
     mine.fold()
-    assert host.requests(mine) == 17
+    assert host.requests(mine) == 77
     for path in host.path.iterdir():
         path.unlink()
     host.path.rmdir()
-    mine.publish(Snapshot(MASTER, host.running[2], 0.0, Counters.of({ROUTE: EndpointTotals(11)}, {})))
-    assert host.requests(mine) == 18
+    return mine, sibling
+
+
+def say(host, directory, pid, requests):
+    directory.publish(Snapshot(MASTER, host.running[pid], 0.0, Counters.of({ROUTE: EndpointTotals(requests)}, {})))
+
+
+@pytest.mark.parametrize("first", ["who has read it", "a sibling"])
+def test_counts_outlive_the_directory(host, emptied, first):
+    """Who has read what is missing writes it anew, and says so, whoever makes the directory; nobody counts twice."""
+    mine, sibling = emptied
+    del host.running[5]  # before it could say it again
+    if first == "a sibling":
+        say(host, sibling, 4, 21)
+    say(host, mine, 2, 11)
+    assert host.requests(mine) == (79 if first == "a sibling" else 78)
+    assert [why for _, why in host.rejected] == [
+        f"{2 if first == 'a sibling' else 3} files were removed; what they last said is written anew"
+    ]
+    say(host, sibling, 4, 22)
+    mine.fold()
+    assert host.requests(mine) == host.requests(sibling) == 80
     assert len(host.rejected) == 1
-    assert "written anew" in host.rejected[0][1]
+    assert {path.suffix for path in host.path.iterdir()} == {"", ".archive", ".worker"}
+
+
+def test_what_a_sibling_says_that_very_moment_stays(host, emptied, monkeypatch):
+    """It is newer than what another remembers."""
+    mine, sibling = emptied
+    say(host, mine, 2, 11)
+    link = os.link
+
+    def late(scratch, path):
+        if f"-{host.running[4].tag}" in path.name:
+            say(host, sibling, 4, 21)
+        link(scratch, path)
+
+    monkeypatch.setattr(os, "link", late)
+    assert host.requests(mine) == 79
+
+
+def test_another_owner_file_alone_changes_nothing(host):
+    """It was damaged, say: the dead that were archived since are not counted again from memory."""
+    mine = host.publish(2, 10)
+    host.publish(3, 7)
+    assert host.requests(mine) == 17
+    del host.running[3]
+    mine.fold()
+    (host.path / "owner").unlink()
+    assert host.requests(mine) == 17
+    assert host.rejected == []
 
 
 def test_an_owner_that_cannot_be_looked_at_stays_the_owner(host):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -125,6 +126,25 @@ def test_workers_that_end_politely_take_nothing_with_them(workers):
     assert len(answered) > 5
     assert counted(service.settled()) == dict.fromkeys(PATHS, 50)
     assert service.files()["worker"] <= 2
+
+
+@pytest.mark.once
+def test_counts_outlive_the_directory(workers):
+    """Somebody removes it: who has answered a scrape before knows what the others, and the dead, had counted."""
+    service = workers("gunicorn", number=2, publish_interval=3600)
+    service.visit(*PATHS * 20)
+    victim = children(service.server.process.pid)[0][0]
+    os.kill(victim, signal.SIGTERM)
+    while any(victim in listed for listed in children(service.server.process.pid)):
+        time.sleep(0.01)
+    service.visit(*PATHS * 30)
+    assert counted(service.settled()) == dict.fromkeys(PATHS, 50)
+    for _ in range(20):  # both have answered
+        service.scrape()
+    shutil.rmtree(service.directory)
+    for _ in range(10):
+        assert counted(service.scrape()) == dict.fromkeys(PATHS, 50)
+    assert sum("written anew" in line for line in service.complaints()) == 1
 
 
 def test_a_reload_with_another_setting_keeps_the_counts(workers, tmp_path):
