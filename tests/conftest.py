@@ -80,6 +80,12 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def text(self, path: str) -> str:
+        """The text of an answer, which must be 200."""
+        status, text = self.get(path)
+        assert status == 200, f"{path}: {status} {text}"
+        return text
+
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and text. Where the server has closed the connection, it asks again over a new one."""
         try:
@@ -121,7 +127,7 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
-    """`launch(command, url=, ready=, cwd=, env=)` starts a process and waits until `url + ready` answers anything.
+    """`launch(command, url=, ready=, cwd=, env=)` starts a process and waits for an answer from `url + ready`, not 503.
 
     Its log is shown with a failing test. Environment variables come on top of those of the tests, which servers need
     for coverage; None takes one away.
@@ -192,9 +198,10 @@ def _wait_until_ready(server: Server, ready: str) -> None:
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with Connection(server.url, timeout=5) as connection:
-                connection.get(ready)
+                status, _ = connection.get(ready)
+            if status != http.HTTPStatus.SERVICE_UNAVAILABLE:
+                return
         except (OSError, http.client.HTTPException):
-            time.sleep(0.05)
-        else:
-            return
+            pass  # it does not listen yet
+        time.sleep(0.05)
     pytest.fail(f"no answer from {server.url}, exit code {server.process.poll()}; its log:\n{server.log}")

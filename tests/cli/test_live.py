@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pexpect
 import pyte
 import pytest
@@ -84,15 +83,13 @@ def grown(lines: list[str]) -> int:
 
 
 @contextmanager
-def traffic(url: str, *paths: str) -> Iterator[None]:
+def traffic(connection: Any, *paths: str) -> Iterator[None]:
     """The routes are asked for in turn while the block runs."""
     over = threading.Event()
 
     def run() -> None:
-        with httpx.Client(base_url=url, timeout=20) as client:
-            while not over.is_set():
-                for path in paths:
-                    client.get(path).raise_for_status()
+        while not over.is_set():
+            visit(connection, *paths)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -103,29 +100,29 @@ def traffic(url: str, *paths: str) -> Iterator[None]:
         thread.join()
 
 
-def visit(url: str, *paths: str, times: int) -> None:
-    with httpx.Client(base_url=url, timeout=20) as client:
-        for _ in range(times):
-            for path in paths:
-                client.get(path).raise_for_status()
+def visit(connection: Any, *paths: str, times: int = 1) -> None:
+    for _ in range(times):
+        for path in paths:
+            connection.text(path)
 
 
 @pytest.mark.once
 @pytest.mark.accelerator
-def test_the_leaking_route_is_on_top(example: Callable[[], Any]) -> None:
+def test_the_leaking_route_is_on_top(example: Callable[[], Any], connect: Callable[[str], Any]) -> None:
     """The leaking route comes first, judged, with what it keeps; keys sort, mark and quit; a restart is outlived."""
     server = example()
-    visit(server.url, "/clean", times=30)
+    connection = connect(server.url)
+    visit(connection, "/clean", times=30)
     terminal = Terminal(server.url, "--interval", "0.5")
     assert terminal.wait(first_route) == "GET /clean"
-    with traffic(server.url, "/clean", "/leakable", "/search", "/users/1"):
+    with traffic(connection, "/clean", "/leakable", "/search", "/users/1"):
         judged = re.compile(r"GET /leakable +[12]\.\d\d +[12]\.\d\d .*app\.LeakObj × ")
         terminal.wait(lambda lines: any(judged.match(line) for line in lines))
     assert first_route(terminal.screen.display) == "GET /leakable"
     assert any(re.match(r"app\.LeakObj +\+[\d,]+ ", line) for line in terminal.screen.display)
     assert any("4 workers, heap " in line for line in terminal.screen.display)
 
-    visit(server.url, "/clean", times=50)
+    visit(connection, "/clean", times=50)
     terminal.child.send("n")
     terminal.wait(lambda lines: first_route(lines) == "GET /clean")
     for seconds in (3, 1):  # a mark is the last reading; a worker that was busy then had its census from before in it
@@ -138,7 +135,7 @@ def test_the_leaking_route_is_on_top(example: Callable[[], Any]) -> None:
     terminal.wait(lambda lines: any("cannot be read: Connection refused" in line for line in lines))
     server = example()
     terminal.wait(lambda lines: not any("cannot be read" in line for line in lines))
-    visit(server.url, "/search", times=3)
+    visit(connection, "/search", times=3)
     terminal.wait(lambda lines: first_route(lines) == "GET /search")
     terminal.child.send("q")
     assert terminal.end() == 0

@@ -70,10 +70,9 @@ def test_fastapi_at_concurrency_32(serve: Callable[..., Any], connect: Callable[
             with connect(url) as connection:
                 while todo:
                     try:
-                        status, _ = connection.get(todo.pop().format(name="x"))
+                        connection.text(todo.pop().format(name="x"))
                     except IndexError:
                         return
-                    assert status == 200
 
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(work, range(32)))

@@ -1,5 +1,6 @@
 """A real Prometheus, and the Flask example under gunicorn with traffic for it to see."""
 
+import json
 import os
 import random
 import shutil
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import httpx
 import pytest
 
 FLASK_EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "flask_app"
@@ -30,13 +31,19 @@ def _tool(name: str) -> str:
 class Prometheus:
     """Asks the HTTP API of a running Prometheus."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connect: Callable[[str], Any]) -> None:
         self.url = url
+        self._connect = connect
+
+    def ask(self, what: str, **parameters: str) -> Any:
+        """The data of an answer."""
+        with self._connect(self.url) as connection:
+            return json.loads(connection.text(f"/api/v1/{what}?{urlencode(parameters)}"))["data"]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each series, in the order of the answer."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).raise_for_status()
-        return [(series["metric"], float(series["value"][1])) for series in answer.json()["data"]["result"]]
+        found = self.ask("query", query=expression)["result"]
+        return [(series["metric"], float(series["value"][1])) for series in found]
 
     def scalar(self, expression: str) -> float | None:
         """The one value of the answer; None if there is no series."""
@@ -53,8 +60,7 @@ class Prometheus:
         deadline = time.monotonic() + seconds
         while not holds(value := self.scalar(expression)):
             if time.monotonic() > deadline:
-                targets = httpx.get(f"{self.url}/api/v1/targets", timeout=10).text
-                pytest.fail(f"{expression} is still {value} after {seconds} s; targets: {targets}")
+                pytest.fail(f"{expression} is still {value} after {seconds} s; targets: {self.ask('targets')}")
             time.sleep(0.2)
         return value
 
@@ -80,21 +86,23 @@ def example(serve: Callable[..., Any], free_port: Callable[[], int], tmp_path: P
 
 
 @pytest.fixture
-def warm_up() -> Callable[[str], int]:
+def warm_up(connect: Callable[[str], Any]) -> Callable[[str], int]:
     """Fill the caches of a server: urllib.parse remembers 128 URLs. Returns how many objects it leaked meanwhile."""
 
     def run(url: str) -> int:
-        with httpx.Client(base_url=url, timeout=10) as http:
+        with connect(url) as connection:
             for number in range(200):
                 for route in _ROUTES:
-                    http.get(route.format(number=number)).raise_for_status()
+                    connection.text(route.format(number=number))
         return 200
 
     return run
 
 
 @pytest.fixture
-def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path) -> Callable[..., Prometheus]:
+def watch(
+    launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path, connect: Callable[[str], Any]
+) -> Callable[..., Prometheus]:
     """`watch(url, rules=None)` starts a Prometheus that scrapes the server at that URL every second."""
 
     def start(url: str, rules: Path | None = None) -> Prometheus:
@@ -114,7 +122,7 @@ def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Pa
             f"--web.listen-address={address}",
             "--log.level=warn",
         ]
-        prometheus = Prometheus(launch(command, url=f"http://{address}", ready="/-/ready").url)
+        prometheus = Prometheus(launch(command, url=f"http://{address}", ready="/-/ready").url, connect)
         prometheus.wait("up", lambda value: value == 1)
         return prometheus
 
@@ -122,25 +130,25 @@ def watch(launch: Callable[..., Any], free_port: Callable[[], int], tmp_path: Pa
 
 
 @pytest.fixture
-def traffic() -> Callable[[str], AbstractContextManager[dict[str, int]]]:
+def traffic(connect: Callable[[str], Any]) -> Callable[[str], AbstractContextManager[dict[str, int]]]:
     """`with traffic(url) as sent:` one client asks for routes in random order; `sent` counts requests by path."""
 
     @contextmanager
     def run(url: str) -> Iterator[dict[str, int]]:
         sent = dict.fromkeys(_ROUTES, 0)
         stop = threading.Event()
-        failures: list[httpx.HTTPError] = []
+        failures: list[Exception] = []
 
         def client() -> None:
             try:
-                with httpx.Client(base_url=url, timeout=10) as http:
+                with connect(url) as connection:
                     while not stop.is_set():
                         route = random.choice(_ROUTES)
                         path = route.format(number=random.randint(1, 1000))
                         for _ in range(random.randint(3, 5)):
-                            http.get(path).raise_for_status()
+                            connection.text(path)
                             sent[route] += 1
-            except httpx.HTTPError as failure:
+            except Exception as failure:
                 failures.append(failure)
 
         thread = threading.Thread(target=client)

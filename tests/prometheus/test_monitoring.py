@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -87,9 +86,9 @@ def test_a_real_prometheus_makes_use_of_all_of_it(observed: Any) -> None:
     per_request = observed.by_route("route:heap_endpoint_objects_per_request:rate5m")
     assert max(per_request, key=lambda route: per_request[route]) == "/leakable"
 
-    groups = httpx.get(f"{observed.url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    groups = observed.ask("rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
-    alerts = httpx.get(f"{observed.url}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+    alerts = observed.ask("alerts")["alerts"]
     assert [(alert["labels"]["alertname"], alert["labels"]["route"]) for alert in alerts] == [
         ("HeapRouteLeaking", "/leakable")
     ]

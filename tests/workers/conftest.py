@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -37,6 +36,7 @@ class Service:
 
     server: Any
     directory: Path
+    connect: Callable[[str], Any]
 
     @property
     def url(self) -> str:
@@ -46,14 +46,14 @@ class Service:
         """The samples of /metrics by name and label values; a worker that dies meanwhile is asked again."""
         for _ in range(20):
             try:
-                answer = httpx.get(self.url + "/metrics", timeout=20)
+                with self.connect(self.url) as connection:
+                    text = connection.text("/metrics")
                 break
-            except httpx.TransportError:
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.02)
-        assert answer.status_code == 200, answer.text
         return {
             (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
-            for family in text_string_to_metric_families(answer.text)
+            for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
 
@@ -84,7 +84,7 @@ class Service:
 
 
 @pytest.fixture
-def workers(serve: Callable[..., Any], tmp_path: Path) -> Callable[..., Service]:
+def workers(serve: Callable[..., Any], connect: Callable[[str], Any], tmp_path: Path) -> Callable[..., Service]:
     """`workers("gunicorn" | "uvicorn", *options, number=4, **settings)` serves application.py with several workers."""
 
     def start(kind: str, *options: str, number: int = 4, directory: str = "shared", **settings: object) -> Service:
@@ -95,7 +95,7 @@ def workers(serve: Callable[..., Any], tmp_path: Path) -> Callable[..., Service]
         env = {"HEAP_MIDDLEWARE_WORKERS_DIR": str(path), "COVERAGE_PROCESS_CONFIG": None, **variables}
         app = "application:wsgi" if kind == "gunicorn" else "application:asgi"
         args = ["--workers", str(number), *options]
-        return Service(serve(kind, app=app, cwd=HERE, args=args, env=env), path)
+        return Service(serve(kind, app=app, cwd=HERE, args=args, env=env), path, connect)
 
     return start
 
