@@ -8,7 +8,8 @@ many went. What is judged is what sampling sees of them: with an interval of N, 
 one does; an interval of 0 stands for one that swings from 16 to 512. At a concurrency of 32, requests in flight blur
 each reading. What a simulation cannot tell apart, strings from buffers, classes or tasks, `verdict_traffic.py` serves.
 
-A clean route has the first 40 % of its requests to warm up in. A route is judged at every 20th of 2,000 readings.
+A clean route has the first 40 % of its requests to warm up in. A route is judged at every 20th of 2,000 readings, or
+of as many more as its shape takes to warm up: three days for what lives for half an hour while traffic comes and goes.
 `ages` is a service that was clean for hours or days, then leaks, then is mended.
 
 Exits with 1 if a clean route was named, or one of `ages` not named or not withdrawn; or if a leak was not named for
@@ -17,10 +18,11 @@ small ones, which is printed: inf.
 """
 
 import argparse
+import itertools
 import math
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,6 +50,11 @@ def by_day(reading: int) -> float:
     return 1 + 0.7 * math.sin(reading / 150)
 
 
+def by_real_days(reading: int) -> float:
+    """Nights with a tenth of a day's traffic."""
+    return 1 + 0.82 * math.sin(2 * math.pi * reading * SECONDS / 86400)
+
+
 def in_rushes(reading: int) -> float:
     """A mix that changes: for a while most of the service's requests go elsewhere."""
     return 3.0 if reading // 120 % 4 == 0 else 0.3
@@ -62,6 +69,7 @@ class Shape:
     """At each reading, on average."""
     traffic: Callable[[int], float] = steadily
     """Times that, at each reading."""
+    readings: int = READINGS
 
 
 def leak(objects: float) -> Step:
@@ -158,6 +166,30 @@ def expiring(objects: float, readings: int) -> Step:
     return step
 
 
+def asked_for(keys: int, size: int | None = None) -> Step:
+    """An entry for each key, of which few are asked for often (Zipf); of more than `size` the one goes that was not
+    asked for longest."""
+    total = list(itertools.accumulate(1 / rank for rank in range(1, keys + 1)))
+    known: OrderedDict[int, None] = OrderedDict()
+
+    def step(rng: random.Random, n: int, before: int, alive: float) -> tuple[float, float]:
+        if before == 0:
+            known.clear()
+        came = gone = 0
+        for key in rng.choices(range(keys), cum_weights=total, k=n):
+            if key in known:
+                known.move_to_end(key)
+                continue
+            known[key] = None
+            came += 1
+            if size is not None and len(known) > size:
+                known.popitem(last=False)
+                gone += 1
+        return came, gone
+
+    return step
+
+
 def both(*parts: Step) -> tuple[Step, ...]:
     """Several at once; each sees its own objects."""
     return parts
@@ -245,6 +277,11 @@ CLEAN = [
     Shape("objects that expire, in rushes", expiring(2, 60), False, traffic=in_rushes),
     Shape("a cache, in rushes", cache(500, 1500), False, traffic=in_rushes),
     Shape("sessions and garbage, in rushes", both(sessions(1, 300), sawtooth(20, 700)), False, traffic=in_rushes),
+    # These take long to warm up, and are watched as much longer.
+    Shape("what lives for half an hour, over days", expiring(2, 120), False, 10, by_real_days, readings=17_280),
+    Shape("sessions of 5,000 requests", sessions(1, 5000), False, readings=8_000),
+    Shape("a cache of 5,000, few keys often", asked_for(100_000, 5000), False, readings=8_000),
+    Shape("a dict of 20,000, few keys often", asked_for(20_000), False, 125, readings=8_000),
 ]
 
 
@@ -307,7 +344,7 @@ def run(shape: Shape, seed: int, interval: int, concurrency: int) -> Outcome:
     route = Route(shape, seed, interval, concurrency)
     named = []
     judged, for_good = 0, math.inf
-    for reading in range(READINGS):
+    for reading in range(shape.readings):
         route.serve()
         if reading % 20 == 19:
             judged += 1
@@ -398,7 +435,7 @@ def show_alarms(seeds: int) -> int:
             for seed in range(seeds):
                 outcome = run(shape, seed, *way)
                 late_names = [at for at in outcome.named if at > WARM_UP * outcome.requests]
-                days += READINGS * (1 - WARM_UP) * SECONDS / 86400
+                days += shape.readings * (1 - WARM_UP) * SECONDS / 86400
                 early += bool(outcome.named) and not late_names
                 if late_names:
                     alarms += 1
