@@ -13,6 +13,8 @@ import httpx
 import pytest
 import yaml
 
+pytestmark = pytest.mark.one_python
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 VISITS = 200  # so many objects are among the `top_types`, which have a series of their own
 BOTH = pytest.mark.parametrize("example", ["flask_app", "fastapi_app"])

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 pytest_plugins = "pytester"
 BLOCKS = 1 if sys.version_info >= (3, 13) else 2
 """Of an object with no attributes: its dict is a block of its own up to Python 3.12."""

@@ -11,6 +11,8 @@ from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.cli import main
 from heap_middleware.exposition.requests import PageRequest
 
+pytestmark = pytest.mark.one_python
+
 TWO_WORKERS = """\
 # TYPE heap_endpoint_requests_total counter
 heap_endpoint_requests_total{method="GET",route="/leakable"} 100.0

@@ -5,6 +5,8 @@ import pytest
 from heap_middleware.cli.comparison import compare, restarted
 from heap_middleware.cli.reading import Reading, Route, TypeCount
 
+pytestmark = pytest.mark.one_python
+
 
 def reading(routes=None, types=None, **overhead):
     return Reading(routes or {}, types or {}, {}, overhead, 0.0, {})

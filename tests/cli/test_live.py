@@ -15,6 +15,8 @@ import pexpect
 import pyte
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "flask_app"
 SECONDS = 150  # of which a busy machine takes most until there is a verdict
 WIDTH, HEIGHT = 140, 30

@@ -379,6 +379,18 @@ def test_both_backends_agree_on_generated_heaps(edges, kept):
     assert native.root.objects == pure.root.objects == len(kept)
 
 
+@pytest.mark.accelerator
+def test_more_kinds_of_holders_than_there_is_room_for():
+    """Five thousand classes, each with a holder: all are counted, the last ones under one name."""
+    target = Leaked()
+    kept = [type(f"Holds{number}", (), {"__slots__": ("it",)})() for number in range(5000)]
+    for one in kept:
+        one.it = target
+    root = find_holders(Question(NAME), fork=False).root
+    assert root.objects == 1
+    assert sum(holder.held for holder in root.holders) >= 5000
+
+
 def shape(holder: Holder, depth: int) -> Any:
     """Types and numbers down to a depth; further up the test's own machinery holds."""
     lists = [above for above in holder.holders if above.name == "list"]

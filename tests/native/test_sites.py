@@ -211,6 +211,19 @@ def test_deep_recursion_is_looked_at_to_a_depth(serving):
     assert any(row[4] is not None and "deep" in row[4][2] for row in rows)
 
 
+def test_each_step_of_a_deep_recursion_has_its_line(serving):
+    """What is allocated on the way down is named at each depth."""
+    kept: list[Any] = []
+
+    def deep(left: int) -> None:
+        kept.append(json.loads("[1, 2]"))
+        if left:
+            deep(left - 1)
+
+    rows = serving(lambda: deep(400))
+    assert sum(row[1] for row in rows if row[4] is not None and row[4][2].endswith("deep")) >= 401
+
+
 def test_eight_threads_at_once_have_their_own_lines(native):
     """Lines are those of the thread that allocated."""
     native.locate(4000, roots_of(()))

@@ -178,6 +178,16 @@ def test_memory_is_bounded(tracker, retained):
     assert tracker.statistics()["memory"] < 2**20
 
 
+def test_requests_that_nobody_asks_for_are_counted(tracker, serving, retained):
+    """Twenty thousand requests between two snapshots, each with something that stays."""
+    kept = []
+    for _ in range(20_000):
+        with serving(1):
+            kept.append(bytes(100))
+    assert retained(1)[0] == pytest.approx(20_000, abs=100)
+    assert len(kept) == 20_000
+
+
 def test_the_budget_sets_the_interval(tracker):
     """With automatic sampling, a busy service comes to record one allocation in many."""
     tracker.stop()
@@ -460,6 +470,29 @@ assert 500 <= retained() <= 505, retained()
 """,
         "-W",
         "ignore",
+    )
+
+
+def test_a_subinterpreter_cannot_load_it():
+    """It says so, and pure Python serves there."""
+    run(
+        """
+try:
+    import _interpreters as interpreters
+    number = interpreters.create("legacy")
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    number = interpreters.create(isolated=False)
+from heap_middleware import _native
+said = interpreters.run_string(number, '''
+from heap_middleware import accelerator
+assert accelerator.missing == "heap_middleware._native works in the main interpreter only", accelerator.missing
+''')
+assert said is None, said
+""",
+        "-W",
+        "ignore",
+        HEAP_MIDDLEWARE_REQUIRE_NATIVE="0",
     )
 
 

@@ -88,7 +88,8 @@ def test_a_real_prometheus_makes_use_of_all_of_it(observed: Any) -> None:
 
     groups = observed.ask("rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
-    alerts = observed.ask("alerts")["alerts"]
+    while not (alerts := observed.ask("alerts")["alerts"]) and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert [(alert["labels"]["alertname"], alert["labels"]["route"]) for alert in alerts] == [
         ("HeapRouteLeaking", "/leakable")
     ]

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 SCRIPT = """
 import sys
@@ -26,7 +28,7 @@ class Container:
     """A service that is the first process of a namespace of its own."""
 
     def __init__(self, path):
-        command = [*UNSHARE, sys.executable, "-c", SCRIPT, path]
+        command = [*UNSHARE, sys.executable, "-P", "-c", SCRIPT, path]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def serve(self, name):

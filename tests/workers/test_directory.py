@@ -18,6 +18,8 @@ from heap_middleware.workers.hold import is_held
 from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Snapshot
 
+pytestmark = pytest.mark.one_python
+
 MASTER = Process(1, "noon", "space here")
 GROUP = "0123abcd"
 ROUTE = Endpoint("GET", "/")

@@ -20,6 +20,8 @@ from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Snapshot
 
+pytestmark = pytest.mark.one_python
+
 MASTER = Process(1, "the master", "here")
 ROUTES = [Endpoint("GET", "/a"), Endpoint("POST", "/a"), Endpoint("GET", "/b")]
 

@@ -11,6 +11,8 @@ import pytest
 from heap_middleware.workers import processes
 from heap_middleware.workers.processes import running, this_process
 
+pytestmark = pytest.mark.one_python
+
 SCRIPT = """
 import multiprocessing, os, sys
 from heap_middleware.workers.processes import service
@@ -118,7 +120,7 @@ def test_workers_that_may_not_see_their_master_are_one_service(hidepid, tmp_path
     command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
     if os.geteuid() != 0 or subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("only root can make namespaces")
-    done = subprocess.run([*command, sys.executable, "-c", HIDEPID, hidepid], capture_output=True, text=True)
+    done = subprocess.run([*command, sys.executable, "-P", "-c", HIDEPID, hidepid], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["1 False hidden None"] * 2, done.stderr
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from heap_middleware import accelerator
 
+pytestmark = pytest.mark.one_python
+
 REQUESTS = "heap_endpoint_requests_total"
 PATHS = ("/leak", "/clean", "/other")
 INTERVAL = 0.5

@@ -15,6 +15,8 @@ from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
+pytestmark = pytest.mark.one_python
+
 MASTER, WORKER = Process(1, "noon", "here"), Process(2, "later", "here")
 ROUTE = Endpoint("GET", "/ä\n\"'{}\\")
 GAUGES = {"a": b'a{pid="2"} 1.0\na{pid="2",x="y"} 2.0\n', "b_c": b'b_c{pid="2"} 0.5\n'}
