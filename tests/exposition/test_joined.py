@@ -4,7 +4,7 @@ import json
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
@@ -73,6 +73,7 @@ def test_details_arrive_as_they_were():
     assert joined(worker(2, 5)).details() == [Details()]
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
 )

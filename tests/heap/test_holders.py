@@ -358,7 +358,7 @@ def test_a_child_that_fails_is_not_made_up_for(number, cut, monkeypatch):
     assert (tree.cut, tree.root.objects) == (cut, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=60), st.sets(st.integers(0, 19)))
 @pytest.mark.accelerator
 def test_both_backends_agree_on_generated_heaps(edges, kept):

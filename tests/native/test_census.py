@@ -164,7 +164,7 @@ def test_counts_and_sizes_agree_with_the_pure_census(value):
     assert sums(native(objects)) == sums(pure(objects))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(values, min_size=1))
 def test_reachable_shares_agree_with_the_pure_census(made):
     """What is reached over references weighs the same in both, type by type."""

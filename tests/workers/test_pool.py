@@ -246,6 +246,7 @@ def no_more():
     raise RuntimeError("can't start new thread")
 
 
+@pytest.mark.one_python
 def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
     """Whatever a worker publishes unasked, a scrape asks it for a new census, and shows none that is older."""
     service = workers(
@@ -322,6 +323,7 @@ def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, monkeypatch)
         assert requests(page(monitor)) == 5
 
 
+@pytest.mark.one_python
 def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
     """A scrape does not wait for a worker that was stopped; how old its figures are is shown."""
     service = workers("gunicorn", number=2, publish_interval=3600)
