@@ -2,8 +2,8 @@
 
 import ctypes
 import gc
-import os
 import itertools
+import os
 import random
 import subprocess
 import sys
