@@ -67,12 +67,12 @@ def measure(
             monitor = HeapMonitor(settings)
             fill(monitor, routes)
             scrape(monitor, "")
-            (own,) = Path(path).glob("*.worker")
+            (own,) = Path(path).glob("*/*.worker")
             group = own.name.partition("-")[0]
             for at, sleeper in enumerate(sleepers):
                 first = at * routes // 20 if ragged else 0
-                publish(path, group, sleeper.pid, figures(range(first, first + routes), types, types_per_route))
-            size = max(file.stat().st_size for file in Path(path).glob("*.worker"))
+                publish(own.parent, group, sleeper.pid, figures(range(first, first + routes), types, types_per_route))
+            size = max(file.stat().st_size for file in own.parent.glob("*.worker"))
             body, plain = timed(lambda: scrape(monitor, ""))
             _, packed = timed(lambda: scrape(monitor, "gzip"))
             tracemalloc.start()
@@ -117,7 +117,7 @@ def figures(routes: range, types: int, types_per_route: int) -> tuple[OwnFigures
     return own, census, endpoints, retained
 
 
-def publish(path: str, group: str, pid: int, known: tuple[OwnFigures, Census, dict, dict]) -> None:  # type: ignore[type-arg]
+def publish(path: Path, group: str, pid: int, known: tuple[OwnFigures, Census, dict, dict]) -> None:  # type: ignore[type-arg]
     """Write what the worker with that process id would."""
     process = running(pid)
     assert process is not None

@@ -72,7 +72,11 @@ class HeapMetricsMiddleware:
         elif kind == "websocket":
             method = "WEBSOCKET"
         else:
-            return await self.app(scope, receive, send)
+            try:
+                return await self.app(scope, receive, send)
+            finally:
+                if kind == "lifespan":
+                    monitor.flush()  # uvicorn ends its workers by the signal itself, and they skip `atexit`
         recorder = monitor.recorder
         if recorder is None or monitor.key in scope:  # nested twice counts once
             return await self.app(scope, receive, send)

@@ -20,26 +20,8 @@ __all__ = ["HeapSettings"]
 _PREFIX: Final = "HEAP_MIDDLEWARE_"
 _NOT_FIELDS: Final = frozenset({"REQUIRE_NATIVE", "PURE"})  # read by the build and by CI, no setting of the middleware
 _MULTIPROC_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"  # of prometheus_client, whose own files have other names
-_PLAIN: Final = (str, int, float, tuple, type(None))
-_HOW: Final = frozenset(
-    {
-        "app_roots",
-        "census_min_interval",
-        "census_process",
-        "access",
-        "gc_collect",
-        "history_points",
-        "leak_min_objects",
-        "max_sites",
-        "metrics_access",
-        "overhead_budget",
-        "publish_interval",
-        "report_path",
-        "sampling",
-        "workers_wait",
-    }
-)
-"""Settings that change nothing of what series mean: a service that is reloaded with others goes on counting."""
+_WHICH: Final = ("metrics_path",)
+"""Settings that tell which monitor of a process it is: a service that is reloaded with others goes on counting."""
 _MAX_SHOWN: Final = 300
 """Characters of a wrong value that an error quotes: enough to recognise it, and a log line stays one."""
 _LEAST_TOKEN: Final = 16
@@ -285,10 +267,8 @@ class HeapSettings:
             object.__setattr__(self, spec.name, _checked(spec.name, value, spec.metadata["kind"].check, spec))
 
     def fingerprint(self) -> int:
-        """The same in every process for settings that show the same series; objects count by their type."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in _HOW}
-        plain = {name: v if isinstance(v, _PLAIN) else type(v).__qualname__ for name, v in values.items()}
-        return zlib.crc32(repr(plain).encode())
+        """The same in every process for a monitor, and after a reload with other settings, but for its page."""
+        return zlib.crc32(repr([getattr(self, name) for name in _WHICH]).encode())
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, /, **explicit: Any) -> "HeapSettings":

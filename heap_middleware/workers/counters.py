@@ -182,9 +182,10 @@ def _swapped(column: "array[float]") -> "array[float]":
 
 
 def checked_texts(found: Any) -> list[str]:
-    """A list of texts, none of them huge. Raises `DamagedSnapshot`."""
+    """A list of texts, none of them huge, that can be written as UTF-8. Raises ValueError, as `DamagedSnapshot` is."""
     if type(found) is not list or not set(map(type, found)) <= {str} or max(map(len, found), default=0) > _MAX_TEXT:
         raise DamagedSnapshot("something else where names should be")
+    "".join(found).encode()
     return found
 
 

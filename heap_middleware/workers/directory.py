@@ -23,6 +23,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,9 +35,11 @@ from heap_middleware.workers.processes import Process, running
 from heap_middleware.workers.recollection import Recollection
 from heap_middleware.workers.snapshot import Snapshot, decode, encode
 
-__all__ = ["ForeignService", "Gathered", "WorkersDirectory"]
+__all__ = ["FORMAT_DIRECTORY", "ForeignService", "Gathered", "WorkersDirectory"]
 
 _OURS: Final = re.compile(r"(?P<group>[0-9a-f]{8})(-(?P<tag>(?P<pid>\d{1,10})-[0-9a-f]{8}))?\.(?P<kind>[a-z]+)")
+FORMAT_DIRECTORY: Final = "format-"
+"""How the directory's name begins: two versions of this package, as during a reload, do not read each other's files."""
 _TAKE_WAIT: Final = 2.0
 _NAMES_KEPT: Final = 256
 """Names of the folded that the archive keeps. It must name somebody as long as a reader may be at work who saw his
@@ -94,6 +97,8 @@ class WorkersDirectory:
         self._archived_routes = _ARCHIVED_ROUTES * max_routes
         self._running = running
         self._unreadable: set[Path] = set()
+        # Where a volume shows others than ours, those that it shows for ours.
+        self._users = {os.geteuid()} if hasattr(os, "geteuid") else None
         self._recollection = Recollection()
 
     def file(self, kind: str, tag: str | None = None) -> Path:
@@ -103,7 +108,10 @@ class WorkersDirectory:
     def publish(self, snapshot: Snapshot, news: float | None = None) -> None:
         """Write what this worker says of itself. `news` is when its census was taken, since the epoch."""
         self._take()
-        write_whole(self.file("worker"), encode(snapshot), self.file("new"), news)
+        path = self.file("worker")
+        write_whole(path, encode(snapshot), self.file("new"), news)
+        if self._users is not None:
+            self._users.add(path.lstat().st_uid)
 
     def published(self) -> Counters | None:
         """What this very process has published before; None if nothing."""
@@ -124,16 +132,27 @@ class WorkersDirectory:
         """When a worker last took a census; None if its file is gone."""
         return _modified(self.file("worker", tag))
 
-    def gather(self) -> Gathered:
-        """Read what everybody said."""
+    def forget(self) -> None:
+        """Hold it no longer: in a forked child it is the parent's."""
+        self._hold.close()
+
+    def gather(self, *, patient: bool = False) -> Gathered:
+        """Read what everybody said.
+
+        With `patient`, raises OSError for a file that was read before and cannot be read now: without it, counters
+        would fall, which looks like a restart.
+        """
         self._take()
         self._restore()
         said = [
             (name, snapshot)
             for name in self._names("worker")
-            if name.group == self._group and (snapshot := self._readable(name.path, name.tag)) is not None
+            if name.group == self._group
+            and (snapshot := self._readable(name, expected=patient and self._recollection.knows(name.tag))) is not None
         ]
-        archive = self._readable(self._archive(self._group))
+        archive = self._readable(
+            self._archive_name(self._group), expected=patient and self._recollection.archive is not None
+        )
         self._recollection.note_archive(archive)
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
@@ -200,7 +219,8 @@ class WorkersDirectory:
             self._hold.take()
             return
         self._hold.close()  # or it would be found held, by us
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.mkdir(mode=0o700, exist_ok=True)
         with locked(self._path / "lock", _TAKE_WAIT) as held:
             if not held:
                 raise BlockingIOError(f"it has been locked by another process for {_TAKE_WAIT:g} s")
@@ -217,22 +237,33 @@ class WorkersDirectory:
             if not self._is_of_this_service(name):
                 self._sweep(name.path)
         self._sweep(self._path / "owner.bad")
+        self._sweep_other_formats()
         mine = Snapshot(self._service, self._process, 0.0, Counters())
         write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
     def _restore(self) -> None:
         """Write down again what this worker had read, if the directory has been removed since."""
-        made = _identity(self._path / "owner")
-        if self._recollection.of not in (None, made):
+        remembered, path = self._recollection, self._archive(self._group)
+        made = _identity(self._path / "lock")  # which nothing replaces, but the removal of all
+        if remembered.of not in (None, made) or (remembered.archive is not None and not os.path.lexists(path)):
             with locked(self._path / "lock", _TAKE_WAIT) as held:
                 if not held:
                     return
-                path = self._archive(self._group)
-                archive = self._readable(path)
-                count = self._recollection.write_missing(path, self.file, () if archive is None else archive.folded)
+                count = remembered.write_missing(path, self._read(path), self.file, _NAMES_KEPT)
             if count:
                 self._reject(self._path, f"{count} files were removed; what they last said is written anew")
-        self._recollection.of = made
+        remembered.of = made
+
+    def _sweep_other_formats(self) -> None:
+        """What services of other versions of this package left beside this directory, if none of them lives."""
+        for other in self._path.parent.glob(f"{FORMAT_DIRECTORY}*"):
+            if other == self._path or is_held(other / "owner"):
+                continue
+            for entry in os.listdir(other):
+                if _OURS.fullmatch(entry) or entry in ("owner", "owner.new", "lock"):
+                    self._sweep(other / entry)
+            with suppress(OSError):  # somebody else's files are in it
+                other.rmdir()
 
     def _owner(self) -> Process | None:
         found = self._read(self._path / "owner", any_service=True)
@@ -260,7 +291,7 @@ class WorkersDirectory:
         """
         identity = _identity(path)
         try:
-            data = read_whole(path)
+            data = read_whole(path, None if any_service else self._users)
             if data is None:
                 return None
             snapshot = decode(data)
@@ -274,14 +305,14 @@ class WorkersDirectory:
             return None
         return snapshot
 
-    def _readable(self, path: Path, tag: str | None = None) -> Snapshot | None:
-        """The same for who only looks: a file that cannot be read this time is left out, and nothing follows."""
+    def _readable(self, name: _Name, *, expected: bool) -> Snapshot | None:
+        """The same for who only looks: a file that cannot be read this time is left out, unless it is expected."""
         try:
-            return self._read(path, tag)
+            return self._read(name.path, name.tag)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            if expected or error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            self._note(path, f"it cannot be read: {error.strerror}")
+            self._note(name.path, f"it cannot be read: {error.strerror}")
             return None
 
     def _put_aside(self, path: Path, reason: str) -> None:
@@ -304,6 +335,9 @@ class WorkersDirectory:
 
     def _archive(self, group: str) -> Path:
         return self._path / f"{group}.archive"
+
+    def _archive_name(self, group: str) -> _Name:
+        return _Name(self._archive(group), group, None, 0, "archive")
 
     def _runs(self, name: _Name) -> bool:
         """Whether the worker of a file runs; an archive is nobody's. Who cannot be looked at is not taken for dead."""

@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -50,8 +50,8 @@ def write_whole(path: Path, data: bytes, scratch: Path, modified: float | None =
         raise
 
 
-def read_whole(path: Path) -> bytes | None:
-    """The content; None if there is no such file. Raises `UnusableFile` and OSError."""
+def read_whole(path: Path, users: Collection[int] | None = None) -> bytes | None:
+    """The content; None if there is no such file. Raises `UnusableFile`, if not one of `users` owns it, and OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read_whole(path: Path) -> bytes | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise UnusableFile("it is no regular file")
-        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        if users is not None and found.st_uid not in users:
             raise UnusableFile(f"it belongs to the user {found.st_uid}")
         if found.st_size > _MAX_BYTES:
             raise UnusableFile(f"it has {found.st_size} bytes, more than {_MAX_BYTES}")

@@ -7,6 +7,7 @@ locks (Windows), nothing is ever held.
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ if sys.platform != "win32":
 __all__ = ["Hold", "is_held"]
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+_LONG: Final = 0.1
+"""Seconds; what is done under the lock takes some microseconds."""
 
 
 class Hold:
@@ -25,22 +28,37 @@ class Hold:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
+        self._changing = threading.Lock()
 
     def take(self) -> None:
         """Hold the file that is there now, if any. Raises OSError."""
-        if not _locks_are_there or self._is_the_file():
+        if not _locks_are_there or not self._changing.acquire(blocking=False):  # another thread is at it
             return
-        self.close()
+        try:
+            if not self._is_the_file():
+                self._close()
+                self._open()
+        finally:
+            self._changing.release()
+
+    def close(self) -> None:
+        """Hold it no longer."""
+        if self._changing.acquire(timeout=_LONG):  # in a forked child, a thread that is none may have it
+            try:
+                self._close()
+            finally:
+                self._changing.release()
+
+    def _open(self) -> None:
         try:
             descriptor = os.open(self._path, os.O_RDWR | _NO_LINK)
         except FileNotFoundError:  # it is made anew before the next time
             return
         self._descriptor, self._found = descriptor, os.fstat(descriptor)
         if not _lock(descriptor, alone=False):  # somebody asks just now; the next time then
-            self.close()
+            self._close()
 
-    def close(self) -> None:
-        """Hold it no longer."""
+    def _close(self) -> None:
         if self._is_ours():
             os.close(self._descriptor)
         self._descriptor = -1
@@ -59,7 +77,7 @@ class Hold:
             return False
 
     def __del__(self) -> None:
-        self.close()
+        self._close()
 
 
 def is_held(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +16,9 @@ from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.workers import publisher
 from heap_middleware.workers.bell import Bell, can_ring, ring
 from heap_middleware.workers.counters import Counters
-from heap_middleware.workers.directory import ForeignService, Gathered, WorkersDirectory
+from heap_middleware.workers.directory import FORMAT_DIRECTORY, ForeignService, Gathered, WorkersDirectory
 from heap_middleware.workers.processes import service, this_process
-from heap_middleware.workers.snapshot import Snapshot
+from heap_middleware.workers.snapshot import FORMAT, Snapshot
 
 __all__ = ["Known", "WorkerPool"]
 
@@ -26,6 +27,8 @@ _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _POLL: Final = 0.005
 _LAST_WORD: Final = 5.0
 """Seconds that the end of a process waits for a publication that is under way."""
+_PASSING: Final = 60.0
+"""Seconds for which scrapes fail rather than show this process alone, when reading fails that worked before."""
 _ALONE: Final = "until it can, a scrape of this process may show this process alone"
 _UNSEEN: Final = "until it can, the sums of all workers lack what this process counts"
 _MEANWHILE: Final = {
@@ -95,6 +98,7 @@ class WorkerPool:
         self._answers = 0
         """How often others asked for news."""
         self._left = False
+        self._read_last = -math.inf
         self._trouble: dict[str, str] = {}
 
     def start(self) -> WorkersDirectory:
@@ -104,7 +108,7 @@ class WorkerPool:
                 self._process, self._service = this_process(), service()
                 self._epoch = time.time() - time.monotonic()  # once: of one census, all publications show one moment
                 self._directory = WorkersDirectory(
-                    self.path,
+                    Path(self.path) / f"{FORMAT_DIRECTORY}{FORMAT}",
                     self._group,
                     self._service,
                     self._process,
@@ -121,7 +125,8 @@ class WorkerPool:
     def gather(self) -> Gathered:
         """Ask the others for what is new, wait for it a moment, and read what everybody said.
 
-        What the census raises is raised, and OSError if descriptors or memory have run out.
+        What the census raises is raised, and OSError if descriptors or memory have run out, or if for now it cannot be
+        read what could be read until lately.
         """
         directory = self._started()
         asked = self._ask(directory)
@@ -130,19 +135,25 @@ class WorkerPool:
         mine, written = self._publish(directory, self._wait)
         self._await(directory, asked, deadline)
         try:
-            found = directory.gather()
+            found = directory.gather(patient=self._may_pass())
             self._fine("read")
+            self._read_last = time.monotonic()
         except (OSError, ForeignService) as error:
-            if getattr(error, "errno", None) in _EXHAUSTED:
-                raise  # to show fewer counts now would look like a restart, and count them twice
+            # To show fewer counts now would look like a restart, and count them twice.
+            if getattr(error, "errno", None) in _EXHAUSTED or (isinstance(error, OSError) and self._may_pass()):
+                raise
             self._say("read", error)
             found = Gathered()
         if all(snapshot.process != self._process for snapshot in found.workers):
             # Counts that the others cannot know of, on a full disk, would go up and down with who is asked.
-            if written or not found.workers:
+            if written or not (found.workers or found.counters.own):
                 found.counters.add(mine.counters)
             found.workers.append(mine)
         return found
+
+    def _may_pass(self) -> bool:
+        """Whether what cannot be read could be read lately, and perhaps can again the next time."""
+        return time.monotonic() - self._read_last < _PASSING
 
     def publish(self, *, fresh: bool) -> None:
         """Say what is known; with a new census if `fresh`, with the last one else. Raises nothing."""
@@ -156,6 +167,11 @@ class WorkerPool:
                 self.spent += time.monotonic() - began
         except Exception:
             self._fault()
+
+    def flush(self) -> None:
+        """Say what is known, if anything was said before. Raises nothing."""
+        if self._directory is not None:
+            self.publish(fresh=False)
 
     def _refresh(self) -> None:
         try:
@@ -172,6 +188,13 @@ class WorkerPool:
         self._left = True
         if self._bell is not None:
             self._bell.remove()
+
+    def forget(self) -> None:
+        """Close what a forked child has of its parent's: nobody is to take the one for the other."""
+        if self._bell is not None:
+            self._bell.close()
+        if self._directory is not None:
+            self._directory.forget()
 
     def _started(self) -> WorkersDirectory:
         try:

@@ -41,6 +41,10 @@ class Publishes(Protocol):
         """Say the last word: the process ends."""
         ...
 
+    def forget(self) -> None:
+        """Close what a forked child has of its parent's."""
+        ...
+
 
 class _Publisher:
     def __init__(self) -> None:
@@ -138,9 +142,8 @@ def forget_in_child() -> None:
     """A forked child looks after its own."""
     global _publisher, _at_exit
     for reference in _publisher.pools_of_parent():
-        pool = reference()
-        if pool is not None and (bell := pool.bell()) is not None:
-            bell.close()
+        if (pool := reference()) is not None:
+            pool.forget()
     _publisher, _at_exit = _Publisher(), False
 
 

@@ -1,7 +1,8 @@
 """What a worker last read in the directory, in case somebody removes it: counters must not fall then.
 
 The living will say again what they counted, but each in its own time, and the dead will not. So whoever has read it
-writes down what is missing. What is there, written by the worker itself or by another that remembers, stays.
+writes down what is missing. What is there, written by the worker itself or by another that remembers, stays; an archive
+that was begun anew meanwhile gets what the one before had, unless it has some of it.
 """
 
 import os
@@ -24,28 +25,39 @@ class Recollection:
     archive: Snapshot | None = None
     workers: list[Snapshot] = field(default_factory=list)
 
+    def knows(self, tag: str | None) -> bool:
+        """Whether a worker was read before."""
+        return any(said.process.tag == tag for said in self.workers)
+
     def note_archive(self, archive: Snapshot | None) -> None:
         """Before it is added to."""
-        if archive is None or self.archive is None or archive.folded != self.archive.folded:
-            self.archive = None if archive is None else decode(encode(archive))
+        if archive is not None and (self.archive is None or archive.folded != self.archive.folded):
+            self.archive = decode(encode(archive))
 
     def note_workers(self, workers: Iterable[Snapshot]) -> None:
         """Their counts, and not what fills the most of their files."""
         self.workers = [replace(said, gauges={}, evidence={}, details=b"") for said in workers]
 
-    def write_missing(self, archive: Path, file: Callable[[str, str], Path], folded: Iterable[str]) -> int:
-        """Write the files that are not there; returns how many. `folded` are tags that an archive has meanwhile.
+    def write_missing(self, path: Path, archive: Snapshot | None, file: Callable[[str, str], Path], names: int) -> int:
+        """Write what is not there; returns how many files that are.
 
-        `file` gives the path of that kind and tag. Raises OSError.
+        `path` is that of the archive, `archive` what it says by now, if there is one; it keeps so many `names`. `file`
+        gives the path of a kind and tag. For who holds the directory's lock. Raises OSError.
         """
-        missing = [
-            (file("worker", said.process.tag), file("again", said.process.tag), said)
-            for said in self.workers
-            if said.process.tag not in folded
-        ]
-        if self.archive is not None:
-            missing.append((archive, archive.with_suffix(".fold"), self.archive))
-        return sum(_write_missing(*one) for one in missing)
+        folded = () if archive is None else archive.folded
+        count = 0
+        if self.archive is not None and set(folded).isdisjoint(self.archive.folded):
+            whole = decode(encode(self.archive))
+            if archive is not None:
+                whole.counters.add(archive.counters, alive=False)
+            whole = replace(whole, folded=(*whole.folded, *folded)[-names:])
+            write_whole(path, encode(whole), path.with_suffix(".fold"))
+            count, folded = 1, whole.folded
+        for said in self.workers:
+            tag = said.process.tag
+            if tag not in folded:
+                count += _write_missing(file("worker", tag), file("again", tag), said)
+        return count
 
 
 def _write_missing(path: Path, scratch: Path, said: Snapshot) -> bool:

@@ -19,9 +19,11 @@ from heap_middleware.endpoints.verdict import Evidence
 from heap_middleware.workers.counters import Counters, DamagedSnapshot, checked_numbers, checked_texts
 from heap_middleware.workers.processes import Process
 
-__all__ = ["Snapshot", "decode", "encode"]
+__all__ = ["FORMAT", "Snapshot", "decode", "encode"]
 
-_FORMAT: Final = 4
+FORMAT: Final = 5
+_LARGEST: Final = 1e50
+"""Of evidence, whose squares are summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Snapshot:
 def encode(snapshot: Snapshot) -> bytes:
     """Write it down."""
     header = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "service": snapshot.service,
         "process": snapshot.process,
         "taken": snapshot.taken,
@@ -71,8 +73,8 @@ def decode(data: bytes) -> Snapshot:
     end = data.find(b"\n", start) + 1 or len(data)
     try:
         found = json.loads(data[start:end])
-        if found["format"] != _FORMAT:
-            raise DamagedSnapshot(f"it has the format {str(found['format'])[:20]}, known is {_FORMAT}")
+        if found["format"] != FORMAT:
+            raise DamagedSnapshot(f"it has the format {str(found['format'])[:20]}, known is {FORMAT}")
         counters, size = Counters.read(found, whole[end:])
         details, gauges = _split(whole[end + size :], found["details"])
         return Snapshot(
@@ -100,6 +102,8 @@ def _split(data: memoryview, length: Any) -> tuple[memoryview, memoryview]:
 def _evidence(found: Any) -> tuple[Endpoint, Evidence]:
     method, route, *numbers = found
     checked_texts([method, route])
+    if max(map(abs, numbers)) > _LARGEST:
+        raise DamagedSnapshot("evidence that cannot be")
     return Endpoint(method, route), Evidence(*checked_numbers(numbers, below_zero=True))
 
 

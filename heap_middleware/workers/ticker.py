@@ -39,3 +39,6 @@ class Ticker:
 
     def leave(self) -> None:
         """There is nothing to say at the end."""
+
+    def forget(self) -> None:
+        """There is nothing to close."""

@@ -130,7 +130,7 @@ def check_nothing_left(service, before):
     assert all(held[kind] <= before[kind] for kind in held), (held, before)
     if service.directory is not None:
         assert len(service.children()) == 4
-        files = Counter(path.suffix.removeprefix(".") or path.name for path in service.directory.iterdir())
+        files = Counter(path.suffix.removeprefix(".") or path.name for path in service.directory.glob("format-*/*"))
         assert files["worker"] <= 4, files
         assert files["bell"] <= 4, files
         assert set(files) <= {"worker", "bell", "archive", "owner", "lock"}

@@ -30,7 +30,10 @@ def plain_wsgi(environ, start_response):
 
 
 async def plain_asgi(scope, receive, send):
-    if scope["type"] != "http":
+    if scope["type"] == "lifespan":
+        for what in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{what}.complete"})
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": answer(scope["path"])})

@@ -80,7 +80,7 @@ class Service:
 
     def files(self) -> Counter[str]:
         """How many files of each kind are in the directory."""
-        return Counter(path.suffix.removeprefix(".") or path.name for path in self.directory.iterdir())
+        return Counter(path.suffix.removeprefix(".") or path.name for path in self.directory.glob("format-*/*"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -284,15 +285,104 @@ def test_what_a_sibling_says_that_very_moment_stays(host, emptied, monkeypatch):
     assert host.requests(mine) == 79
 
 
+def test_an_archive_that_was_begun_anew_gets_what_was_in_the_one_before(host, emptied):
+    """A worker died and was archived before anybody who remembers was asked."""
+    mine, sibling = emptied
+    say(host, sibling, 4, 21)
+    host.publish(6, 3)
+    del host.running[6], host.running[5]
+    sibling.fold()
+    say(host, mine, 2, 11)
+    assert host.requests(mine) == host.requests(sibling) == 11 + 21 + 3 + 40 + 7
+    assert host.requests(mine) == 82
+
+
+def test_an_archive_alone_that_is_removed_is_written_anew(host):
+    """By a worker that has read it."""
+    mine = host.publish(2, 10)
+    host.publish(3, 7)
+    del host.running[3]
+    mine.fold()
+    assert host.requests(mine) == 17
+    next(host.path.glob("*.archive")).unlink()
+    assert host.requests(mine) == 17
+    assert len(host.rejected) == 1
+
+
+def test_root_does_not_take_it_from_another_user(host):
+    """A shell of root's with the service's environment stays out, as any other service does."""
+    host.publish(2, 10)
+    owner = host.path / "owner"
+    os.chown(owner, 12345, 12345)
+    other = Process(9, "noon", MASTER.home)
+    host.running[9] = other
+    with pytest.raises(ForeignService):
+        host.publish(9, 1, service=other)
+    assert owner.stat().st_uid == 12345
+    assert host.rejected == []
+
+
+def test_a_volume_may_show_another_user(host, monkeypatch):
+    """As network drives do: what it shows for ours is ours."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    mine = host.publish(2, 10)
+    host.publish(3, 7)
+    assert host.requests(mine) == 17
+    assert host.rejected == []
+
+
+def test_files_of_other_versions_are_swept_away_once_nobody_holds_them(tmp_path):
+    """During a reload both live, each in its own directory; a fresh service leaves nothing of the old one."""
+    new, old = Host(tmp_path / "format-9"), Host(tmp_path / "format-8")
+    living = old.publish(2, 10)
+    (tmp_path / "format-theirs").mkdir()
+    (tmp_path / "format-theirs" / "file").touch()
+    assert new.requests(new.publish(3, 1)) == 1
+    assert old.requests(living) == 10
+    del living
+    for path in new.path.iterdir():
+        path.unlink()
+    assert new.requests(new.publish(4, 1)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["format-9", "format-theirs"]
+    assert (tmp_path / "format-theirs" / "file").exists()
+
+
+def test_threads_hold_it_once(host):
+    """Whoever scrapes looks whether it is held: no descriptor is lost or closed twice."""
+    mine = host.publish(2, 10)
+    before, raised = len(os.listdir("/proc/self/fd")), []
+
+    def scrape():
+        try:
+            for _ in range(100):
+                mine.gather()
+        except OSError as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=scrape) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        (host.path / "owner").unlink(missing_ok=True)
+    assert raised == []
+    mine.gather()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 def test_another_owner_file_alone_changes_nothing(host):
     """It was damaged, say: the dead that were archived since are not counted again from memory."""
     mine = host.publish(2, 10)
     host.publish(3, 7)
     assert host.requests(mine) == 17
     del host.running[3]
-    mine.fold()
+    other = host.publish(4)
+    other.fold()
+    for death in range(300):  # more than the archive keeps the names of
+        host.publish(5, 0, started=str(death))
+        del host.running[5]
+        other.fold()
     (host.path / "owner").unlink()
-    assert host.requests(mine) == 17
+    assert host.requests(mine) == 18
     assert host.rejected == []
 
 
@@ -422,7 +512,7 @@ def test_what_cannot_be_read_for_a_while_is_not_thrown_away(host, monkeypatch, e
     host.publish(5, 1)
     del host.running[5]
 
-    def fail(path):
+    def fail(path, users=None):
         raise OSError(error, "not now")
 
     with monkeypatch.context() as patch:

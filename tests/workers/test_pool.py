@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,13 +21,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from heap_middleware import HeapMonitor, HeapSettings
 from heap_middleware.accelerator import native
-from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.endpoints.windows import Level
 from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.workers import directory as directories
 from heap_middleware.workers import pool, publisher
+from heap_middleware.workers.counters import Counters
+from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.pool import WorkerPool
-from heap_middleware.workers.snapshot import decode
+from heap_middleware.workers.processes import Process, running
+from heap_middleware.workers.snapshot import Snapshot, decode
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
 OBJECTS = ("object_count", "application.Leaked")
@@ -64,7 +68,7 @@ def threads():
 
 
 def files(path, kind):
-    return list(path.glob(f"*.{kind}"))
+    return list(path.glob(f"format-*/*.{kind}"))
 
 
 def until(holds):
@@ -95,6 +99,30 @@ def test_without_attribution_the_first_request_starts_it_too(tmp_path):
     until(lambda: files(path, "worker"))
     assert monitor.recorder is None
     assert middleware({"PATH_INFO": "/"}, None) == [b"ok"]
+
+
+@pytest.fixture
+def workers_of(tmp_path):
+    """`workers_of(living, dead)`: a monitor that has served one request, beside others with 10 and 100 each."""
+
+    def make(living=0, dead=0):
+        monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=3600))
+        serve(monitor)
+        until(lambda: monitor_files(monitor, "bell"))
+        pool = monitor._workers
+        for process, count in [(running(os.getppid()), 10)] * living + [(Process(1, "gone", "here"), 100)] * dead:
+            other = WorkersDirectory(pool._directory._path, pool._group, pool._service, process, print)
+            counters = Counters.of({Endpoint("GET", "/x"): EndpointTotals(count, count)}, {("own", ""): 1.0})
+            other.publish(Snapshot(pool._service, process, time.monotonic(), counters))
+            other.forget()
+        pool._directory.fold()
+        return monitor
+
+    return make
+
+
+def monitor_files(monitor, kind):
+    return files(Path(monitor.settings.workers_dir), kind)
 
 
 def requests(text):
@@ -416,10 +444,72 @@ def test_counts_do_not_fall_for_want_of_descriptors(monitor, monkeypatch):
     serve(monitor)
     page(monitor)
 
-    def exhausted(path):
+    def exhausted(path, users=None):
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
         patch.setattr(directories, "read_whole", exhausted)
         assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
     assert requests(page(monitor)) == 1
+
+
+@pytest.mark.parametrize("kind", ["owner", "archive", "worker"])
+def test_counts_do_not_fall_where_reading_fails_for_a_while(workers_of, monkeypatch, kind):
+    """A scrape fails rather than show fewer counts; if it goes on, what is sound is shown, and logged."""
+    monitor = workers_of(living=1, dead=1)
+    assert requests(page(monitor)) == 1 + 10 + 100
+    read = directories.read_whole
+
+    def fails(path, users=None):
+        if path.name.endswith(kind) and f"-{os.getpid()}-" not in path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, users)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directories, "read_whole", fails)
+        assert monitor.respond(PageRequest("GET", "/metrics")).status == 503
+        patch.setattr(pool, "_PASSING", 0.0)
+        assert requests(page(monitor)) == {"owner": 1, "archive": 11, "worker": 101}[kind]
+    assert requests(page(monitor)) == 111
+
+
+def test_new_workers_on_a_full_disk_show_the_dead_alone(workers_of, monkeypatch):
+    """What each of them counts nobody else could know: the sums would go up and down with who is asked."""
+    monitor = workers_of(dead=1)
+    page(monitor)
+    for path in monitor_files(monitor, "worker"):
+        path.unlink()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directories, "write_whole", full)
+        assert requests(page(monitor)) == 100
+    assert requests(page(monitor)) == 101
+
+
+def test_a_worker_says_what_it_counted_when_it_is_told_to(tmp_path):
+    """`flush` is for a process that ends without a word; one that has served nothing is no worker yet."""
+    monitor = HeapMonitor(settings(tmp_path / "shared", publish_interval=3600))
+    monitor.flush()
+    assert not (tmp_path / "shared").exists()
+    serve(monitor)
+    until(lambda: files(tmp_path / "shared", "bell"))
+    serve(monitor, 4)
+    monitor.flush()
+    (file,) = files(tmp_path / "shared", "worker")
+    assert decode(file.read_bytes()).counters.measured(Endpoint("GET", "/x")) == 5
+
+
+def test_a_forked_child_closes_what_it_has_of_its_parents(monitor, tmp_path):
+    """Or it would hold the directory for a service that is gone."""
+    serve(monitor)
+    until(lambda: files(tmp_path / "shared", "bell"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        os._exit(sum(path.startswith(str(tmp_path)) for path in held))
+    assert os.waitpid(pid, 0)[1] == 0

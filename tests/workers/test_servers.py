@@ -121,6 +121,23 @@ def test_any_worker_answers_for_all(server, workers):
     assert service.complaints() == []
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("server", [("uvicorn",), ("gunicorn", "--worker-class", "gthread", "--threads", "4")])
+def test_workers_that_are_replaced_take_nothing_with_them(workers, server):
+    """A reload ends every worker politely; uvicorn's end by the signal itself, after their lifespan."""
+    service = workers(*server, number=2, publish_interval=3600)
+    old = Counter()
+    while len(old) < 2 or old.total() < 100:
+        old += service.visit("/clean")
+    os.kill(service.server.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while any(set(listed) & set(old) for listed in children(service.server.process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    service.visit("/clean")
+    assert counted(service.settled()) == {"/clean": old.total() + 1}
+
+
 def test_workers_that_end_politely_take_nothing_with_them(workers):
     """With max_requests every worker ends now and then: each request is counted, whoever is asked afterwards."""
     service = workers("gunicorn", "--max-requests", "20", number=2, publish_interval=3600)
@@ -152,10 +169,10 @@ def test_counts_outlive_the_directory(workers):
 def test_a_reload_with_another_setting_keeps_the_counts(workers, tmp_path):
     """HUP starts new workers of the same service: what the old ones counted stays."""
     config = tmp_path / "reload.py"
-    config.write_text('raw_env = ["HEAP_MIDDLEWARE_WORKERS_WAIT=0.4"]')
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=20"]')
     service = workers("gunicorn", "--config", str(config), number=2)
     old = service.visit(*PATHS * 10)
-    config.write_text('raw_env = ["HEAP_MIDDLEWARE_WORKERS_WAIT=0.3"]')
+    config.write_text('raw_env = ["HEAP_MIDDLEWARE_TOP_TYPES=10"]')
     os.kill(service.server.process.pid, signal.SIGHUP)
     deadline = time.monotonic() + 20
     while set(children(service.server.process.pid)[0]) & set(old):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers.counters import Counters, DamagedSnapshot
 from heap_middleware.workers.processes import Process
-from heap_middleware.workers.snapshot import Snapshot, decode, encode
+from heap_middleware.workers.snapshot import FORMAT, Snapshot, decode, encode
 
 pytestmark = pytest.mark.one_python
 
@@ -85,7 +85,12 @@ def test_anything_else_is_found_out(data):
         {"details": -1},
         {"details": 10**9},
         {"details": "x"},
-        {"format": 5},
+        {"format": FORMAT + 1},
+        {"evidence": [["GET", "/", 1e200, *[0.0] * 6]]},
+        {"evidence": [["GET", "/\ud800", *[0.0] * 7]]},
+        {"routes": ["/\ud800"]},
+        {"own": [["a", "\ud800", 1]]},
+        {"process": [1, "\ud800", ""]},
         {"format": "x" * 1000},
         {"taken": "now"},
         {"taken": math.nan},
