@@ -12,6 +12,7 @@ import pytest
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
+from heap_middleware.workers import files
 from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import ForeignService, WorkersDirectory
 from heap_middleware.workers.hold import is_held
@@ -215,6 +216,42 @@ def test_a_full_disk_costs_what_is_new(host):
     assert list(host.path.glob("*.new")) == list(host.path.glob("*.fold")) == []
     mine.fold()
     assert host.requests(host.publish(2, 20)) == 21
+
+
+def test_what_nobody_would_read_is_not_written(tmp_path, monkeypatch):
+    """A worker that has more to say than others would read says nothing new; what it said stays."""
+    path = tmp_path / "worker"
+    files.write_whole(path, b"before", tmp_path / "new")
+    monkeypatch.setattr(files, "_MAX_BYTES", 100)
+    with pytest.raises(OSError, match="101 bytes are more than others would read, 100"):
+        files.write_whole(path, b"x" * 101, tmp_path / "new")
+    assert files.read_whole(path) == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_dead_worker_that_cannot_be_read_is_archived_later(host, monkeypatch):
+    """Its file stays till then, and is complained of once; the other dead are archived."""
+    mine = host.publish(2, 1)
+    host.publish(3, 10)
+    host.publish(4, 100)
+    sound, read_whole = file_of(host, 4), files.read_whole
+
+    def fail(path):
+        if path == sound:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_whole(path)
+
+    del host.running[3], host.running[4]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_whole", fail)
+        for _ in range(3):
+            mine.fold()
+        assert host.requests(mine) == 11
+    assert [why for _, why in host.rejected] == ["it cannot be read: Input/output error"]
+    assert host.requests(mine) == 111
+    mine.fold()
+    assert host.requests(mine) == 111
+    assert [path.name for path in host.path.glob("*.worker")] == [mine.file("worker").name]
 
 
 def test_a_directory_that_vanishes_is_made_again(host):

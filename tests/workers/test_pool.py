@@ -5,6 +5,8 @@ import gc
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -27,6 +29,7 @@ from heap_middleware.workers import directory as directories
 from heap_middleware.workers import pool, publisher
 from heap_middleware.workers.pool import WorkerPool
 from heap_middleware.workers.snapshot import decode
+from heap_middleware.workers.ticker import Ticker
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
 OBJECTS = ("object_count", "application.Leaked")
@@ -302,6 +305,86 @@ def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
     assert ages == {str(os.getpid()), str(child)}
     assert requests(page(monitor)) == 7
     assert len(files(tmp_path / "shared", "worker")) == 1
+
+
+CHILD_ENDS = """
+import os, sys, warnings
+from heap_middleware import HeapMonitor, HeapSettings
+from heap_middleware.exposition.requests import PageRequest
+
+monitor = HeapMonitor(HeapSettings(workers_dir=sys.argv[1], attribution=True, census_min_interval=0))
+
+def serve(requests):
+    for _ in range(requests):
+        with monitor.request("task", "work"):
+            pass
+
+serve(5)
+monitor.respond(PageRequest("GET", "/metrics"))
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+if os.fork() == 0:
+    serve(2)
+    sys.exit()
+os.wait()
+print([line for line in monitor.respond(PageRequest("GET", "/metrics")).body.decode().splitlines() if "task" in line])
+"""
+
+
+def test_a_child_that_ends_says_its_last_word(tmp_path):
+    """What a forked child counted before its first publication was due is in the sum, and its pipe is gone."""
+    command = [sys.executable, "-c", CHILD_ENDS, tmp_path / "shared"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert 'heap_endpoint_requests_total{method="task",route="work"} 7.0' in done.stdout, done.stderr
+    assert files(tmp_path / "shared", "bell") == []
+
+
+def test_a_last_word_that_fails_is_counted(monitor, tmp_path, monkeypatch):
+    """A fault of ours at the very end: nobody is asked any longer, and the process ends as it would."""
+    serve(monitor)
+    until(lambda: files(tmp_path / "shared", "bell"))
+    monkeypatch.setattr(monitor, "own_figures", no_more)
+    monitor._workers.leave()
+    assert monitor._faults["workers"] >= 1
+    assert files(tmp_path / "shared", "bell") == []
+
+
+class Pool:
+    """Something to look after that fails."""
+
+    interval = 0.0
+
+    def __init__(self):
+        self.turns = 0
+
+    def bell(self):
+        return None
+
+    def publish(self, *, fresh):
+        self.turns += 1
+        if self.turns < 3:
+            raise MemoryError
+
+    def leave(self):
+        pass
+
+
+def test_the_thread_outlives_what_goes_wrong_in_it(caplog, monkeypatch):
+    """Memory runs out: it is logged, and the thread goes on a moment later."""
+    monkeypatch.setattr(publisher, "_LOOK", 0.01)
+    failing = Pool()
+    publisher.add(failing)
+    until(lambda: failing.turns >= 4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["heap_middleware's publisher failed; it goes on"] * 2
+
+
+def test_a_look_that_fails_is_counted_and_the_next_one_comes():
+    """A fault of ours in the history ends nothing."""
+    faults = []
+    ticker = Ticker(lambda: 1 / 0, lambda: faults.append(sys.exception()))
+    for _ in range(2):
+        ticker.publish(fresh=False)
+    assert [type(fault) for fault in faults] == [ZeroDivisionError] * 2
 
 
 def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, monkeypatch):
