@@ -11,6 +11,7 @@ import pytest
 from heap_middleware.endpoints.history import History, Series
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.endpoints.suspects import Suspect, combined, verdicts
+from heap_middleware.endpoints.trend import median_slope
 from heap_middleware.endpoints.verdict import Evidence, judge
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "verdict.py"
@@ -255,3 +256,8 @@ def test_any_history_is_judged(hundred):
 def test_a_series_of_one_point_is_judged():
     """Nothing breaks on what has just begun."""
     assert judge([1.0], [1.0], Series(*(array("d", [1]) for _ in range(4))), 0.01, now=1.0) is None
+
+
+def test_points_at_the_same_number_of_requests_say_nothing_of_a_slope():
+    """Nothing was asked between them: what changed then was nobody's doing."""
+    assert median_slope([1, 1, 2, 3], [0, 0, 2, 4]) == 2

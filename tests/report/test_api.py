@@ -5,6 +5,7 @@ import gc
 import gzip
 import hashlib
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from heap_middleware import HeapMonitor, HeapSettings, accelerator
 from heap_middleware.asgi import HeapMetricsMiddleware as AsgiMiddleware
+from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.exposition.access import Caller
 from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.heap import holders as holders_module
@@ -136,6 +139,45 @@ def test_everything_in_one_file(monitor):
     assert found["heap"]["objects"] > 1000
 
 
+def test_a_leak_is_shown_with_its_verdict(monitor, monkeypatch):
+    """A route that is said to leak has the verdict in words and in numbers; what it loses is that of the verdict."""
+    types = (("app.Left", 7.0), ("builtins.dict", 7.0))
+    suspect = Suspect(Endpoint("GET", "__unmatched__"), 2.5, 2.4, 2.6, 0.99, 96.0, 5e9, 12_345, 1e9, types)
+    monkeypatch.setattr(monitor, "suspects", lambda: [suspect])
+    (row,) = data(monitor, "overview")["routes"]
+    assert (row["objects_per_request"], row["bytes_per_request"]) == (2.5, 96.0)
+    assert row["verdict"]["words"] == str(suspect)
+    assert (row["verdict"]["lower"], row["verdict"]["upper"], row["verdict"]["since"]) == (2.4, 2.6, 1e9)
+    assert [row["module"] for row in row["verdict"]["types"]] == ["app.Left", "builtins.dict"]
+
+
+def test_a_route_that_is_new_has_no_history_yet():
+    """Asked for the first time just now: it is there, with its requests, and without a point."""
+    monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution="windows"))
+    assert data(monitor, "overview")["routes"] == []
+    with monitor.request("task", "send_mail"):
+        pass
+    (row,) = data(monitor, "overview")["routes"]
+    assert (row["route"], row["requests"], row["spark"]) == ("send_mail", 1, [])
+    history = data(monitor, "route", method="task", route="send_mail")["history"]
+    assert history == {"times": [], "requests": [], "objects": [], "bytes": []}
+
+
+def test_with_several_workers_the_heap_is_that_of_all(tmp_path):
+    """Types are summed over the workers, who are listed with the age of what they said."""
+    monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution="windows", workers_dir=tmp_path / "shared"))
+    with monitor.request("task", "send_mail"):
+        pass
+    found = data(monitor, "heap")
+    (functions,) = [row for row in found["types"] if row["module"] == "builtins.function"]
+    assert functions["objects"] > 1000
+    assert functions["bytes"] > 50 * functions["objects"]
+    assert found["census"] is None  # each worker took one
+    (worker,) = data(monitor, "overview")["workers"]
+    assert worker["pid"] == os.getpid()
+    assert 0 <= worker["age_seconds"] < 60
+
+
 def test_no_value_of_mine_is_shown(monitor):
     """Neither repr nor keys nor values of my objects are in anything that is served."""
     Explosive.asked.clear()
@@ -209,6 +251,13 @@ def test_a_question_that_is_none(monitor, fields):
     assert "must be" in json.loads(page.body)["error"]
 
 
+def test_a_query_of_very_many_fields_is_none(monitor):
+    """Nobody has us take thousands of fields apart."""
+    query = "&".join(["module=a.B"] * 30)
+    page = monitor.respond(PageRequest("GET", "/heap/api/v1/holders", query, caller=HERE))
+    assert page.status == 400
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_query_breaks_anything(monitor, data):
@@ -240,6 +289,7 @@ class TestAccess:
 
     def test_the_page_asks_for_the_token(self, guarded):
         """Without it, the login and its two files are all there is; with it, a cookie that scripts cannot read."""
+        assert ask(guarded, "").status == 308
         assert ask(guarded, "/").status == 403
         assert b'type="password"' in ask(guarded, "/").body
         assert ask(guarded, "/static/login.js").status == 200
