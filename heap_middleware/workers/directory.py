@@ -127,14 +127,15 @@ class WorkersDirectory:
     def gather(self) -> Gathered:
         """Read what everybody said."""
         self._take()
-        self._restore()
+        restored = self._restore()
         said = [
             (name, snapshot)
             for name in self._names("worker")
             if name.group == self._group and (snapshot := self._readable(name.path, name.tag)) is not None
         ]
         archive = self._readable(self._archive(self._group))
-        self._recollection.note_archive(archive)
+        if restored:  # else it would be forgotten what is still to be written anew
+            self._recollection.note_archive(archive)
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
         while said:
@@ -144,7 +145,8 @@ class WorkersDirectory:
                 found.counters.add(snapshot.counters, alive=alive)
                 if alive:
                     found.workers.append(snapshot)
-        self._recollection.note_workers(found.workers)
+        if restored:
+            self._recollection.note_workers(found.workers)
         return found
 
     def fold(self) -> None:
@@ -220,19 +222,20 @@ class WorkersDirectory:
         mine = Snapshot(self._service, self._process, 0.0, Counters())
         write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
-    def _restore(self) -> None:
-        """Write down again what this worker had read, if the directory has been removed since."""
+    def _restore(self) -> bool:
+        """Write down again what this worker had read, if the directory has been removed since; False if not yet."""
         made = _identity(self._path / "owner")
         if self._recollection.of not in (None, made):
             with locked(self._path / "lock", _TAKE_WAIT) as held:
                 if not held:
-                    return
+                    return False
                 path = self._archive(self._group)
                 archive = self._readable(path)
                 count = self._recollection.write_missing(path, self.file, () if archive is None else archive.folded)
             if count:
                 self._reject(self._path, f"{count} files were removed; what they last said is written anew")
         self._recollection.of = made
+        return True
 
     def _owner(self) -> Process | None:
         found = self._read(self._path / "owner", any_service=True)
