@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import re
 import sys
 import tracemalloc
@@ -547,6 +548,16 @@ def test_in_the_loop_that_runs(heap_leaks):
         asyncio.run(ask("/leak"))
     with pytest.raises(AssertionError, match="GET /broken answers 500, not below 400: 'an answer'"):
         asyncio.run(ask("/broken"))
+
+
+def test_what_our_client_logs_is_no_leak(heap_leaks, caplog):
+    """Where INFO is logged, pytest keeps what httpx says of each request; what others say is there."""
+    caplog.set_level(logging.INFO)
+    probe = heap_leaks(Application().asgi).request("GET", "/clean")
+    probe.stays_flat(**SOON)
+    asyncio.run(probe.stays_flat_here(**SOON))
+    logging.getLogger("httpx").info("HTTP Request: %s %s", "GET", "http://another.test/")
+    assert [record.args for record in caplog.records if record.name == "httpx"] == [("GET", "http://another.test/")]
 
 
 async def returns(scope, receive, send):

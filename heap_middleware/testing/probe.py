@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Final
 
 from heap_middleware.errors import SettingsError
-from heap_middleware.testing.drivers import Answer, Interface, Send, driving, interface_of
+from heap_middleware.testing.drivers import HOST, Answer, Interface, Send, driving, interface_of, quiet_client
 from heap_middleware.testing.meters import Detail, Meter, meter
 
 __all__ = ["Leak", "Probe"]
@@ -115,7 +115,8 @@ class Probe:
         async with AsyncExitStack() as stack:
             measured = stack.enter_context(meter())
             transport = ASGITransport(self.app)
-            client = await stack.enter_async_context(AsyncClient(transport=transport, base_url="http://testserver"))
+            stack.enter_context(quiet_client())
+            client = await stack.enter_async_context(AsyncClient(transport=transport, base_url=f"http://{HOST}"))
             course = _Course(self._requests, measured, after, over, at_most)
             for number in course.numbers():
                 request, path = course.request(number)
