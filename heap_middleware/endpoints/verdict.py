@@ -221,9 +221,7 @@ def _weigh(points: _Points, start: int, end: int, least: float) -> _Growth | Non
 
 
 def _highest_before(points: _Points, start: int, width: float) -> float:
-    """The highest of the lowest values of parts of this width before the stretch starts."""
-    if start == 0:
-        return -math.inf
+    """The highest of the lowest values of parts of this width before the stretch starts: a point or more."""
     return max(cut(points.requests, points.lowest, 0, start, width).lowest)
 
 
@@ -281,7 +279,7 @@ def _since(points: _Points, start: int, parts: Parts) -> float:
     offset = sorted(low - slope * at for at, low in zip(*latter, strict=True))[len(latter.lowest) // 2]
     length = points.requests[-1] - points.requests[start]
     near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(points.requests))) * 3)
-    before = cut(points.requests, points.lowest, 0, start, length / PARTS) if start else Parts([], [])
+    before = cut(points.requests, points.lowest, 0, start, length / PARTS)
     requests = before.requests + parts.requests[: half + 1]
     lowest = before.lowest + parts.lowest[:half]
     for at in range(len(lowest) - 1, -1, -1):
@@ -294,9 +292,8 @@ def _since(points: _Points, start: int, parts: Parts) -> float:
 
 
 def _time_of(points: _Points, request: float) -> float:
+    """When a request was served that came after the first point."""
     after = bisect_left(points.requests, request)
-    if after == 0:
-        return points.times[0]
     before = points.requests[after - 1]
     share = (request - before) / (points.requests[after] - before)
     return points.times[after - 1] + share * (points.times[after] - points.times[after - 1])

@@ -104,6 +104,54 @@ def test_a_verdict_is_withdrawn_when_growth_stops():
     assert evidence_of(grown(2.0, points=200, until=1000)) is None
 
 
+def test_a_verdict_is_withdrawn_soon():
+    """The growth of weeks does not hide for weeks that it has ended."""
+    assert evidence_of(grown(2.0, points=560)) is not None
+    assert evidence_of(grown(2.0, points=560, until=5000)) is None
+
+
+def test_few_points_of_many_requests_are_enough():
+    """A busy route is asked for a hundred times between two points."""
+    assert evidence_of(grown(2.0, requests=100)).slope == pytest.approx(2.0, rel=0.02)
+
+
+def course(kept, points=100, requests=20):
+    """A history by what was kept at each point."""
+    history = History(points)
+    for at in range(points):
+        history.note(1e9 + 15 * at, {ROUTE: EndpointTotals(at * requests, at * requests, 0, 0, kept(at))})
+    return history
+
+
+def test_a_few_steps_are_no_leak():
+    """Two or three modules that were imported while the route was asked for."""
+    assert evidence_of(course(lambda at: 300 * (at // 30))) is None
+
+
+def test_what_comes_up_from_a_dip_is_no_leak():
+    """A cache that was emptied fills up again to where it was."""
+    assert evidence_of(course(lambda at: 1000 if at < 60 else 25 * (at - 60))) is None
+    assert evidence_of(course(lambda at: 0 if at < 60 else 25 * (at - 60))) is not None
+
+
+@pytest.mark.parametrize(("seconds", "named"), [(15, True), (1, False)])
+def test_a_burst_is_no_leak(seconds, named):
+    """What a route retains of two minutes' rush is given back, or not: that is seen later. Slow growth is a leak."""
+    history, now = History(400), 1e9
+    for at in range(400):
+        leaking = max(0, at - 300)
+        served = 33 * min(at, 300) + 20 * leaking
+        history.note(now, {ROUTE: EndpointTotals(served, served, 0, 0, 40.0 * leaking)})
+        now += seconds if leaking else 15
+    assert (evidence_of(history) is not None) is named
+
+
+def test_since_is_after_the_jump_that_came_first():
+    """What was imported just before the leak began is no part of it."""
+    history = course(lambda at: 0 if at < 30 else 900 + 20 * (at - 30))
+    assert evidence_of(history).since == pytest.approx(1e9 + 15 * 30, abs=15 * 8)
+
+
 def test_less_than_the_least_is_no_leak():
     """`leak_min_objects` is the slope from which it is one."""
     history = grown(0.5)
