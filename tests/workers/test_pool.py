@@ -249,6 +249,10 @@ def no_more():
     raise RuntimeError("can't start new thread")
 
 
+def no_room(*arguments, **others):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
     """Whatever a worker publishes unasked, a scrape asks it for a new census, and shows none that is older."""
     service = workers(
@@ -378,6 +382,36 @@ def test_the_thread_outlives_what_goes_wrong_in_it(caplog, monkeypatch):
     assert said == ["heap_middleware's publisher failed; it goes on"] * 2
 
 
+@pytest.mark.parametrize("turn", ["publish", "leave"])
+def test_a_monitor_that_goes_meanwhile_is_left_out(turn, monkeypatch):
+    """While one has its turn another one dies: the thread, and the end of the process, go on without it."""
+    published = []
+
+    class Last(Pool):
+        def publish(self, *, fresh):
+            published.append(self)
+
+        leave = Pool.leave
+
+    class First(Last):
+        def publish(self, *, fresh):
+            if turn == "publish":
+                others.clear()
+
+        def leave(self):
+            others.clear()
+
+    alone = publisher._Publisher()
+    monkeypatch.setattr(publisher, "_publisher", alone)
+    first, others = First(), [Last()]
+    alone._due.update(dict.fromkeys([first, *others], 0.0))
+    if turn == "publish":
+        assert alone._publish()
+    else:
+        publisher._last_word()
+    assert others == published == []
+
+
 def test_a_look_that_fails_is_counted_and_the_next_one_comes():
     """A fault of ours in the history ends nothing."""
     faults = []
@@ -392,17 +426,51 @@ def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, monkeypatch)
     serve(monitor, 5)
     assert requests(page(monitor)) == 5
 
-    def full(*arguments, **others):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     def work():
-        monkeypatch.setattr(directories, "write_whole", full)
+        monkeypatch.setattr(directories, "write_whole", no_room)
         serve(monitor, 2)
         return requests(page(monitor))
 
     with forked(work) as (_, answer):
         assert answer == repr(5.0)
         assert requests(page(monitor)) == 5
+
+
+def test_what_only_i_know_is_in_no_sum(monitor, monkeypatch):
+    """The same, seen from the new worker: it shows what the others counted, and its own gauges."""
+
+    def work():
+        serve(monitor, 5)
+        return requests(page(monitor))
+
+    with forked(work) as (child, answer):
+        assert answer == repr(5.0)
+        monkeypatch.setattr(directories, "write_whole", no_room)
+        serve(monitor, 2)
+        shown = samples(page(monitor))
+        assert shown["heap_endpoint_requests_total", ("method", "GET"), ("route", "/x")] == 5
+        ages = {key[1][1] for key in shown if key[0] == "heap_worker_snapshot_age_seconds"}
+        assert ages == {str(os.getpid()), str(child)}
+
+
+def test_the_dead_cannot_be_archived_on_a_full_disk(monitor, tmp_path, monkeypatch, caplog):
+    """It is said once; what the living publish is shown, and the dead are counted from their own files."""
+    serve(monitor, 2)
+    with forked(lambda: (serve(monitor, 5), page(monitor))[0]):
+        pass
+    write_whole = directories.write_whole
+
+    def full(path, *others):
+        if path.suffix == ".archive":
+            no_room()
+        write_whole(path, *others)
+
+    monkeypatch.setattr(directories, "write_whole", full)
+    serve(monitor, 1)
+    assert [requests(page(monitor)) for _ in range(3)] == [8.0] * 3
+    assert [record.getMessage().partition(";")[2] for record in caplog.records] == [
+        " the files of dead workers stay, and are counted from there"
+    ]
 
 
 def test_a_worker_that_stands_still_is_shown_as_it_was(workers):
@@ -456,6 +524,8 @@ def test_a_file_system_without_pipes_is_no_harm(tmp_path, caplog, monkeypatch):
     serve(monitor)
     until(lambda: files(tmp_path / "shared", "worker"))
     assert [requests(page(monitor)) for _ in range(3)] == [1, 1, 1]
+    monitor._workers.leave()
+    assert files(tmp_path / "shared", "worker")
     assert [record.getMessage().split(";")[1] for record in caplog.records] == [
         " other workers' scrapes show what this one last published"
     ]
