@@ -21,6 +21,7 @@ from heap_middleware.asgi import HeapMetricsMiddleware as AsgiMiddleware
 from heap_middleware.endpoints.ledger import Endpoint
 from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.exposition.access import Caller
+from heap_middleware.exposition.report import search as search_module
 from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.heap import holders as holders_module
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
@@ -50,6 +51,8 @@ kept: list[Any] = []
 def monitor() -> HeapMonitor:
     """A monitor with a report, whose application has leaked."""
     backend = "native" if accelerator.missing is None else "windows"
+    if backend == "native":
+        accelerator.native.stop()  # the first monitor's sampling holds for all
     monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution=backend, sampling=1, census_min_interval=0))
     app = WsgiMiddleware(leaking, monitor=monitor)
     for _ in range(20):
@@ -173,6 +176,8 @@ def test_with_several_workers_the_heap_is_that_of_all(tmp_path):
     assert functions["objects"] > 1000
     assert functions["bytes"] > 50 * functions["objects"]
     assert found["census"] is None  # each worker took one
+    route = data(monitor, "route", method="task", route="send_mail")
+    assert (route["requests"], route["types_history"]["types"]) == (1, {})
     (worker,) = data(monitor, "overview")["workers"]
     assert worker["pid"] == os.getpid()
     assert 0 <= worker["age_seconds"] < 60
@@ -230,6 +235,26 @@ def test_leaving_cancels_the_search(how, monitor, monkeypatch):
     del page  # a server that only lets go of it has left, too
     deadline = time.monotonic() + 10
     while not ended or ask(monitor, "/api/v1/holders", module="a.B").status == 429:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_long_search_is_heard_of(monitor, monkeypatch):
+    """While one level of a large heap is walked, each beat repeats how far it is: a proxy would give up else."""
+    monkeypatch.setattr(search_module, "_BEAT", 0.02)
+
+    def slow(*_: Any, cancelled: Any, progress: Any, **__: Any) -> Any:
+        progress(3, 5)
+        while not cancelled():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(monitor, "holders", slow)
+    page = ask(monitor, "/api/v1/holders", module="a.B")
+    told = [json.loads(next(page.body)) for _ in range(4)]
+    assert told[-2:] == [{"progress": {"level": 3, "items": 5}}] * 2
+    page.body.close()
+    deadline = time.monotonic() + 10
+    while ask(monitor, "/api/v1/holders", module="a.B").status == 429:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

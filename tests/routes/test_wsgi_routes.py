@@ -217,6 +217,17 @@ def test_django(django_app, url, template):
     assert Asking(django_app).ask(url) == template
 
 
+def test_django_and_what_else_is_closed_with_its_response(django_app):
+    """A middleware that has a file closed with the response does not hide the route."""
+
+    def closing(environ, start_response):
+        response = django_app(environ, start_response)
+        response._resource_closers.append(io.BytesIO().close)
+        return response
+
+    assert Asking(closing).ask("/users/7/") == "/users/<int:id>/"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_django_is_not_routed_twice(django_app, monkeypatch):
     """The template comes from Django's own match."""
