@@ -78,10 +78,6 @@ class HeapMonitor:
     @classmethod
     def shared(cls, settings: HeapSettings) -> "HeapMonitor":
         """The monitor of this process for these settings; made if there is none yet."""
-        try:
-            hash(settings)
-        except TypeError:  # a registry or route_of that has no hash: nothing can be shared by it
-            return cls(settings)
         with _shared_lock:
             monitor = _shared.get(settings)
             if monitor is None:
@@ -368,8 +364,7 @@ class HeapMonitor:
 
     def _gather(self) -> Gathered:
         """Ask for `self._workers` each time: a forked child has others."""
-        if self._workers is None:
-            raise RuntimeError("there are no other workers")
+        assert self._workers is not None
         return self._workers.gather()
 
     def _make_chronicle(self) -> Chronicle:
@@ -387,9 +382,9 @@ class HeapMonitor:
         return 1.0 if tracked is None else tracked[1]
 
     def _tick(self) -> None:
-        if self._chronicle is not None:
-            with self._disturbing():
-                self._chronicle.note()
+        assert self._chronicle is not None
+        with self._disturbing():
+            self._chronicle.note()
 
     def _sites(self) -> dict[Endpoint, tuple[Site, ...]]:
         return {} if self._recorder is None else self._recorder.sites()
@@ -490,5 +485,5 @@ def _after_fork() -> None:
         monitor._start()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none
     os.register_at_fork(after_in_child=_after_fork)

@@ -28,6 +28,28 @@ def test_a_shared_monitor_dies_with_its_last_user():
     assert one() is None
 
 
+def test_without_attribution_nothing_is_said_of_routes():
+    """What is known of routes is empty, and no error."""
+    monitor = HeapMonitor(HeapSettings())
+    assert monitor.endpoints() == monitor.retained_by_type() == {}
+    assert monitor.verdicts() == monitor.suspects() == []
+    for history in (monitor.history(), monitor.types_history()):
+        assert (history.times, history.series) == ([], {})
+
+
+def test_garbage_can_be_left_out_of_the_census():
+    """With `gc_collect` a census counts no garbage: it is collected first."""
+
+    class Ring:
+        pass
+
+    ring = Ring()
+    ring.itself, gone = ring, weakref.ref(ring)
+    del ring
+    HeapMonitor(HeapSettings(gc_collect=True)).census()
+    assert gone() is None
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", ""])
 @pytest.mark.parametrize("text", ["", "\0\ud800", "a" * 100_000, "name[]=" * 5000, "q=;q=,*/*;version=x;=", "%ff&=&"])
 def test_hostile_scrapes_are_answered(method, text):

@@ -1,9 +1,19 @@
 """The pytest plugin, as a project that uses it sees it: each test runs a pytest of its own."""
 
+import asyncio
+import gc
+import logging
 import re
 import sys
+import tracemalloc
 
 import pytest
+
+from heap_middleware import HeapMonitor, HeapSettings, SettingsError, accelerator
+from heap_middleware.heap import holders
+from heap_middleware.testing import Leak
+from heap_middleware.testing.ceiling import Ceiling
+from heap_middleware.testing.meters import meter, tracing
 
 pytestmark = pytest.mark.one_python
 
@@ -455,3 +465,241 @@ def test_a_ceiling_that_is_none(run):
     assert "heap_ceiling(objects='many'): allowed is an integer of 0 or more" in said
     assert "heap_ceiling(bytes='10 parsecs'): allowed is a number of bytes, or a text such as '10 MB'" in said
     assert "Captured stdout" not in said
+
+
+class Left:
+    """What the applications below leave behind."""
+
+
+class Application:
+    """WSGI and ASGI, with a path that leaks, one that fails, and one that wants something; all others are clean."""
+
+    def __init__(self, make=Left):
+        self.kept = []
+        self.make = make
+
+    def answer(self, path, body, kind):
+        if path == "/leak":
+            self.kept.append(self.make())
+        if path == "/wants":
+            return 200 if (body, kind) == (b'{"a": 1}', "application/json") else 400
+        return 500 if path == "/broken" else 200
+
+    def wsgi(self, environ, start_response):
+        body, kind = environ["wsgi.input"].read(), environ.get("CONTENT_TYPE")
+        start_response(f"{self.answer(environ['PATH_INFO'], body, kind)} said", [])
+        return [b"an answer"]
+
+    async def asgi(self, scope, receive, send):
+        assert scope["type"] == "http", "there is no lifespan here"
+        await send({"type": "http.response.start", "status": self.answer(scope["path"], b"", ""), "headers": []})
+        await send({"type": "http.response.body", "body": b"an answer"})
+
+
+SOON = {"after": 2, "over": 20}
+"""Enough for the accelerator, which is exact: those that need it have its mark."""
+
+
+@pytest.fixture
+def without_accelerator(monkeypatch):
+    """Pure Python, on a small heap: its census looks at all of it."""
+    gc.collect()
+    gc.freeze()
+    monkeypatch.setattr(accelerator, "missing", "not here")
+    monkeypatch.setattr(holders, "missing", "not here")
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("without_accelerator")
+def test_pure_python_tells_a_leak_from_what_is_clean(heap_leaks):
+    """With what is left, the line that made it, and who holds it; other things of the process count as well."""
+    probe, course = heap_leaks(Application().wsgi), {"after": 10, "over": 50, "at_most": 0.8}
+    probe.request("GET", "/clean").stays_flat(**course)
+    with pytest.raises(Leak, match=r"^GET /leak leaves [123](\.\d+)? objects behind with every request") as caught:
+        probe.request("GET", "/leak").stays_flat(**course)
+    said = str(caught.value)
+    assert f"{Left.__module__}.Left × 1 a request" in said
+    assert re.search(r"made at  \S*test_testing\.py:\d+ × ", said)
+    assert re.search(r"held by  .* → list → \S*Left × 8\d\b", said)
+
+
+@pytest.mark.usefixtures("without_accelerator")
+def test_a_type_that_the_process_is_full_of_has_no_holders(heap_leaks):
+    """Whose lists they are pure Python cannot tell; what the requests left is told all the same."""
+    with pytest.raises(Leak, match=r"builtins\.list × 1 a request") as caught:
+        heap_leaks(Application(lambda: [Left]).wsgi).request("GET", "/leak").stays_flat(**SOON)
+    assert not re.search(r"held by .*builtins\.list ×", str(caught.value))
+
+
+@pytest.mark.accelerator
+def test_what_is_gone_is_held_by_nobody():
+    """Of a type of which requests left nothing alive."""
+    with meter() as measured:
+        assert measured.holders(f"{__name__}.Nothing") == []
+
+
+@pytest.mark.accelerator
+def test_in_the_loop_that_runs(heap_leaks):
+    """A coroutine asks where it is itself; what fails there fails as elsewhere."""
+    app = Application()
+
+    async def ask(path):
+        await heap_leaks(app.asgi).request("GET", path).stays_flat_here(**SOON)
+
+    asyncio.run(ask("/clean"))
+    with pytest.raises(Leak, match="GET /leak leaves"):
+        asyncio.run(ask("/leak"))
+    with pytest.raises(AssertionError, match="GET /broken answers 500, not below 400: 'an answer'"):
+        asyncio.run(ask("/broken"))
+
+
+@pytest.mark.accelerator
+def test_what_our_client_logs_is_no_leak(heap_leaks, caplog):
+    """Where INFO is logged, pytest keeps what httpx says of each request; what others say is there."""
+    caplog.set_level(logging.INFO)
+    probe = heap_leaks(Application().asgi).request("GET", "/clean")
+    probe.stays_flat(**SOON)
+    asyncio.run(probe.stays_flat_here(**SOON))
+    logging.getLogger("httpx").info("HTTP Request: %s %s", "GET", "http://another.test/")
+    assert [record.args for record in caplog.records if record.name == "httpx"] == [("GET", "http://another.test/")]
+
+
+async def returns(scope, receive, send):
+    if scope["type"] != "lifespan":
+        await Application().asgi(scope, receive, send)
+
+
+async def fails_to_start(scope, receive, send):
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+    raise OSError("no database")
+
+
+@pytest.mark.accelerator
+def test_without_a_lifespan(heap_leaks, caplog):
+    """An application that raises in it, or returns, is asked without one, as servers do; that it raised is said."""
+    for app in (Application().asgi, returns):
+        heap_leaks(app).request("GET", "/clean").stays_flat(**SOON)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "heap_middleware"]
+    assert said.startswith("the application is asked without its lifespan, in which it raised AssertionError(")
+    with pytest.raises(OSError, match="no database"):
+        heap_leaks(fails_to_start).request("GET", "/clean").stays_flat(**SOON)
+
+
+@pytest.mark.accelerator
+def test_a_lifespan_is_around_the_requests(heap_leaks):
+    """An application that has one has started before the first request, and ends after the last."""
+    course = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            for moment in ("startup", "shutdown"):
+                course.append((await receive())["type"].removeprefix("lifespan."))
+                await send({"type": f"lifespan.{moment}.complete"})
+        else:
+            assert course == ["startup"]
+            await Application().asgi(scope, receive, send)
+
+    heap_leaks(app).request("GET", "/clean").stays_flat(**SOON)
+    assert course == ["startup", "shutdown"]
+
+
+@pytest.mark.accelerator
+def test_what_is_asked_for_is_sent(heap_leaks):
+    """JSON and its header, another status, a path by number: one that is wrong fails the test."""
+    app = heap_leaks(Application().wsgi)
+    app.request("POST", "/wants", json={"a": 1}).stays_flat(**SOON)
+    app.request("GET", "/broken", status=500).stays_flat(**SOON)
+    app.request("GET", lambda number: f"/{number % 2}").stays_flat(**SOON)
+    with pytest.raises(AssertionError, match="answers 400, not below 400"):
+        app.request("POST", "/wants", json={"a": 2}).stays_flat(**SOON)
+    with pytest.raises(AssertionError, match="answers 200, not 201"):
+        app.request("GET", "/clean", status=201).stays_flat(**SOON)
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda probe: probe(Application().wsgi).stays_flat(), "nothing to ask for"),
+        (lambda probe: probe(Application().wsgi).request("GET", "/").stays_flat(over=5), "over is 5; allowed"),
+        (lambda probe: probe(Application().wsgi).request("GET", "/").stays_flat(at_most=math.nan), "at_most is nan; allo"),
+        (lambda probe: probe(Application().wsgi).request("GET", "/").stays_flat(at_most="x"), "at_most is 'x'; allowed"),
+        (lambda probe: probe(Application().wsgi).request("GET", None), "request('GET', None); allowed"),
+        (lambda probe: probe(Application().wsgi).request("GET", "/", status="404"), "status is '404'; allowed"),
+        (lambda probe: probe(Application().wsgi).request("GET", "/", json=1, body=b"x"), "json= beside body="),
+        (lambda probe: probe(Application().wsgi).request("GET", "/").stays_flat(after=0), "after is 0; allowed"),
+        (lambda probe: probe(Application().wsgi).request("POST", "/", json={1, 2}), "json= is no JSON"),
+        (lambda probe: probe(Application().wsgi, "cgi"), "interface is 'cgi'; allowed: 'wsgi' or 'asgi'"),
+        (lambda probe: probe(7), "whether int is a WSGI or an ASGI application cannot be told"),
+        (lambda probe: probe(print), "cannot be told from its parameters"),
+        (
+            lambda probe: asyncio.run(probe(Application().wsgi).request("GET", "/").stays_flat_here()),
+            "stays_flat_here is for ASGI applications; for this one use stays_flat",
+        ),
+    ],
+)
+def test_a_question_that_is_none(heap_leaks, ask, says):
+    """It says what is allowed, and is not taken for a route that does not leak."""
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        ask(heap_leaks)
+
+
+@pytest.mark.accelerator
+def test_a_tracker_that_ran_before_runs_afterwards(heap_leaks):
+    """An application's own middleware goes on, with the settings that it has by default."""
+    accelerator.native.stop()
+    heap_leaks(Application().wsgi).request("GET", "/clean").stays_flat(**SOON)
+    assert not accelerator.native.statistics()["running"]
+    HeapMonitor(HeapSettings(attribution="native"))
+    heap_leaks(Application().wsgi).request("GET", "/clean").stays_flat(**SOON)
+    assert accelerator.native.statistics()["running"]
+    accelerator.native.stop()
+
+
+@pytest.mark.heap_ceiling(objects=2000, bytes="1 MB")
+def test_below_a_ceiling():
+    """What is gone when the test ends does not count."""
+    assert len([Left() for _ in range(5000)]) == 5000
+
+
+def test_above_a_ceiling():
+    """It is told how much is alive, of which type, and which line made it."""
+    ceiling, kept = Ceiling.of((), {"objects": 100, "bytes": 10_000}), []
+    with ceiling.watching():
+        kept += [Left() for _ in range(500)]
+    with pytest.raises(pytest.fail.Exception) as caught:
+        ceiling.hold()
+    said = str(caught.value)
+    assert re.search(
+        r"^the test leaves [\d,]+ objects alive, where 100 may be and [\d,]+ bytes alive, where 10,0", said
+    )
+    assert f"of type {Left.__module__}.Left × 500" in said
+    assert re.search(r"made at \S*test_testing\.py:\d+ × ", said)
+
+
+def test_tracing_that_runs_already_is_left_as_it_is():
+    """Whoever traces memory by himself goes on afterwards."""
+    tracemalloc.start()
+    try:
+        with tracing():
+            pass
+        assert tracemalloc.is_tracing()
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("positional", "named", "says"),
+    [
+        ((), {}, "takes objects=, a number, or bytes=, such as '10 MB', or both"),
+        ((5,), {}, "takes objects="),
+        ((), {"objects": 1, "peak": 2}, "takes objects="),
+        ((), {"objects": -1}, "heap_ceiling(objects=-1): allowed is an integer of 0 or more"),
+        ((), {"bytes": "10 parsecs"}, "heap_ceiling(bytes='10 parsecs'): allowed is a number of bytes, or a text"),
+        ((), {"bytes": -1}, "heap_ceiling(bytes=-1): allowed"),
+    ],
+)
+def test_a_mark_that_is_wrong(positional, named, says):
+    """It says what is allowed."""
+    with pytest.raises(pytest.UsageError, match=re.escape(says)):
+        Ceiling.of(positional, named)

@@ -19,7 +19,7 @@ def keys() -> Iterator[Wait]:
     """How to wait for a key. Where standard input is no terminal, none is ever pressed."""
     if not sys.stdin.isatty():
         yield _only_wait
-    elif os.name == "nt":
+    elif os.name == "nt":  # pragma: no cover - Windows
         yield _wait_on_windows
     else:
         with _cbreak(sys.stdin.fileno()):

@@ -1,6 +1,7 @@
 """A metrics page somewhere, fetched over HTTP; whatever goes wrong is one line."""
 
 import os
+import ssl
 from types import TracebackType
 from typing import Final, Self
 
@@ -74,9 +75,10 @@ def _address(url: str) -> httpx.URL:
     text = url if "://" in url else f"http://{url}"
     try:
         address = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        host = address.host  # decoded only now
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise CommandError(f"{url!r} is no URL ({error}); give one such as http://127.0.0.1:8000/metrics") from error
-    if address.scheme not in ("http", "https") or not address.host:
+    if address.scheme not in ("http", "https") or not host:
         raise CommandError(f"{url!r} is no URL of a web page; give one such as http://127.0.0.1:8000/metrics")
     if address.port is not None and not 0 < address.port < 1 << 16:
         raise CommandError(f"{url!r} has the port {address.port}; allowed: 1 to 65535")
@@ -87,6 +89,8 @@ def _reason(error: BaseException) -> str:
     """What the system said at the bottom of it, such as `Connection refused`."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ssl.SSLError):  # whose number is none of the system's
+            return f"{getattr(cause, 'verify_message', '') or cause.reason or cause} (TLS)"
         if isinstance(cause, OSError) and cause.strerror:
             return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
         cause = cause.__cause__ or cause.__context__

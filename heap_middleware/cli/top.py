@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from dataclasses import replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -27,7 +26,7 @@ def once(page: Page, *, as_json: bool, sort: str, limit: int) -> None:
     reading = page.read()
     found = compare(Reading({}, {}, {}, {}, 0.0, {}), reading, 0.0, sort)
     if as_json:
-        _print_json(page, found, limit)
+        _print_json(page, found)
         return
     console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     console.print(printed(found, limit))
@@ -36,10 +35,9 @@ def once(page: Page, *, as_json: bool, sort: str, limit: int) -> None:
 def watch(page: Page, *, as_json: bool, sort: str, interval: float) -> None:
     """Show it again and again until `q` or Ctrl-C. Raises `CommandError` if the first reading fails; later ones may."""
     view = _View(page, sort)
-    view.read()
     if as_json:
         while True:
-            _print_json(page, view.found(), None)
+            _print_json(page, view.found())
             time.sleep(interval)
             view.read()
     console = Console()
@@ -59,21 +57,19 @@ def watch(page: Page, *, as_json: bool, sort: str, interval: float) -> None:
 
 
 class _View:
-    """What the live view knows: the reading everything is compared with, and the last one."""
+    """What the live view knows: the reading everything is compared with, and the last one. Raises `CommandError`."""
 
     def __init__(self, page: Page, sort: str) -> None:
         self._page = page
         self._sort = sort
-        self._first: tuple[Reading, float] | None = None
-        self._now: tuple[Reading, float] | None = None
+        self._first = self._now = page.read(), time.monotonic()
         self._trouble = ""
 
     def read(self) -> None:
         """Read the page. Raises `CommandError`."""
-        reading = self._page.read(), time.monotonic()
-        if self._first is None or restarted(self._first[0], reading[0]):
-            self._first = reading
-        self._now = reading
+        self._now = self._page.read(), time.monotonic()
+        if restarted(self._first[0], self._now[0]):
+            self._first = self._now
         self._trouble = ""
 
     def try_to_read(self) -> None:
@@ -91,8 +87,6 @@ class _View:
 
     def found(self) -> Comparison:
         """The last reading beside the first."""
-        if self._first is None or self._now is None:
-            raise RuntimeError("nothing was read yet")
         return compare(self._first[0], self._now[0], self._now[1] - self._first[1], self._sort)
 
     def screen(self, height: int) -> Any:
@@ -102,7 +96,5 @@ class _View:
         )
 
 
-def _print_json(page: Page, found: Comparison, limit: int | None) -> None:
-    if limit is not None:
-        found = replace(found, routes=found.routes[:limit], types=found.types[:limit])
+def _print_json(page: Page, found: Comparison) -> None:
     print(json.dumps({"url": page.shown, "time": time.time(), **found.as_json()}), flush=True)

@@ -39,8 +39,8 @@ class Suspect:
 
     def __str__(self) -> str:
         """The verdict in words."""
-        bounds = f"{self.lower:.2g} to {self.upper:.2g} at {self.confidence:.0%}"
-        words = f"{' '.join(self.endpoint)} leaks {self.objects_per_request:.3g} objects a request ({bounds}"
+        bounds = f"{_digits(self.lower)} to {_digits(self.upper)} at {self.confidence:.0%}"
+        words = f"{' '.join(self.endpoint)} leaks {_digits(self.objects_per_request)} objects a request ({bounds}"
         words += f", {self.requests:,} requests)"
         if self.bytes_per_day is not None:
             words += f", {_amount(self.bytes_per_day)} a day at the present rate"
@@ -52,7 +52,12 @@ class Suspect:
 def _amount(size: float) -> str:
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(len(units) - 1, int(math.log(size, 1024))) if size >= 1 else 0
-    return f"{size / 1024**power:.3g} {units[power]}"
+    return f"{_digits(size / 1024**power)} {units[power]}"
+
+
+def _digits(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def verdicts(

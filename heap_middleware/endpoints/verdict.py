@@ -142,13 +142,14 @@ def judge(
             continue
         if _has_stopped(points, start, found.slope) or _is_idle(points, start, now):
             continue
+        since = _since(points, start, found.parts)
         return Evidence(
             found.slope,
             found.error,
             requests=requests[-1] - requests[start],
-            bytes=max(0.0, (series.bytes[-1] - series.bytes[start]) / (requests[-1] - requests[start])),
+            bytes=_bytes(requests, series.bytes, min(start, bisect_left(times, since))),
             rate=_rate(times, requests, now),
-            since=_since(points, start, found.parts),
+            since=since,
             served=requests[-1],
         )
     return None
@@ -221,9 +222,7 @@ def _weigh(points: _Points, start: int, end: int, least: float) -> _Growth | Non
 
 
 def _highest_before(points: _Points, start: int, width: float) -> float:
-    """The highest of the lowest values of parts of this width before the stretch starts."""
-    if start == 0:
-        return -math.inf
+    """The highest of the lowest values of parts of this width before the stretch starts: a point or more."""
     return max(cut(points.requests, points.lowest, 0, start, width).lowest)
 
 
@@ -281,7 +280,7 @@ def _since(points: _Points, start: int, parts: Parts) -> float:
     offset = sorted(low - slope * at for at, low in zip(*latter, strict=True))[len(latter.lowest) // 2]
     length = points.requests[-1] - points.requests[start]
     near = max(_NEAR * slope * length, math.sqrt(slope * length * points.weight(start, len(points.requests))) * 3)
-    before = cut(points.requests, points.lowest, 0, start, length / PARTS) if start else Parts([], [])
+    before = cut(points.requests, points.lowest, 0, start, length / PARTS)
     requests = before.requests + parts.requests[: half + 1]
     lowest = before.lowest + parts.lowest[:half]
     for at in range(len(lowest) - 1, -1, -1):
@@ -293,10 +292,17 @@ def _since(points: _Points, start: int, parts: Parts) -> float:
     return points.times[0]
 
 
+def _bytes(requests: Sequence[float], size: Sequence[float], start: int) -> float:
+    """Bytes that a request left alive since the growth began: of lowest values, too, for a batch that is filled and
+    cleared beside a leak of small objects weighs more than these.
+    """
+    length = requests[-1] - requests[start]
+    return max(0.0, median_slope(*cut(requests, size, start, len(requests), length / PARTS)))
+
+
 def _time_of(points: _Points, request: float) -> float:
+    """When a request was served that came after the first point."""
     after = bisect_left(points.requests, request)
-    if after == 0:
-        return points.times[0]
     before = points.requests[after - 1]
     share = (request - before) / (points.requests[after] - before)
     return points.times[after - 1] + share * (points.times[after] - points.times[after - 1])

@@ -261,7 +261,7 @@ class WindowRecorder:
         try:
             if self._active or self._last is not window:
                 self._late()
-            elif self._clean(window):
+            else:  # still clean: who would have crowded it has ended since, and is `_last`
                 self._read_level(window, _BLOCKS_PER_HEADER * headers)
         except Exception:  # in a finalizer, where nobody would catch it
             self._fault()

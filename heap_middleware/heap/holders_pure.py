@@ -145,9 +145,8 @@ class _Walk:
         if issubclass(cls, ModuleType):
             self._owners[id(_namespace_of_module(item))] = id(item), True
         elif issubclass(cls, type):
-            for namespace in gc.get_referents(_namespace_of_class(item)):  # behind the proxy
-                if type(namespace) is dict:
-                    self._owners.setdefault(id(namespace), (id(item), False))
+            for namespace in gc.get_referents(_namespace_of_class(item)):  # the one behind the proxy
+                self._owners.setdefault(id(namespace), (id(item), False))
 
     def _walk_level(self) -> None:
         wanted = {key for key, (_, level, _) in self._met.items() if level == self.level}

@@ -1,17 +1,20 @@
 """Requests to an application in this process, WSGI or ASGI, without a server."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from heap_middleware.errors import SettingsError
 from heap_middleware.testing.lifespan import LifespanOptional
 
-__all__ = ["Answer", "Asked", "Interface", "Send", "driving", "interface_of"]
+__all__ = ["HOST", "Answer", "Asked", "Interface", "Send", "driving", "interface_of", "quiet_client"]
 
 Interface = Literal["wsgi", "asgi"]
+HOST: Final = "testserver"
+"""That of Starlette's client as well."""
 _CONVENTIONS: dict[int, Interface] = {2: "wsgi", 3: "asgi"}
 
 
@@ -68,9 +71,15 @@ def driving(app: Any, interface: Interface) -> Iterator[Send]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it would rather have httpx2 is not for who tests an application
-        from starlette.testclient import TestClient  # only who tests an ASGI application needs it, and httpx
+        try:
+            from starlette.testclient import TestClient  # only who tests an ASGI application needs it, and httpx
+        except (ImportError, RuntimeError) as error:
+            raise SettingsError(f"heap_leaks needs starlette and httpx for an ASGI application: {error}") from error
 
-    with TestClient(LifespanOptional(app), raise_server_exceptions=True, follow_redirects=False) as client:
+    with (
+        quiet_client(),
+        TestClient(LifespanOptional(app), raise_server_exceptions=True, follow_redirects=False) as client,
+    ):
 
         def send(asked: Asked, path: str) -> Answer:
             answer = client.request(asked.method, path, headers=asked.headers, content=asked.body)
@@ -78,6 +87,21 @@ def driving(app: Any, interface: Interface) -> Iterator[Send]:
             return answer.status_code, answer.content
 
         yield send
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Keep httpx from logging our own requests, as it does at the level INFO: pytest keeps each record."""
+    log = logging.getLogger("httpx")
+    log.addFilter(_of_others)
+    try:
+        yield
+    finally:
+        log.removeFilter(_of_others)
+
+
+def _of_others(record: logging.LogRecord) -> bool:
+    return HOST not in str(record.args)
 
 
 def _wsgi(app: Any) -> Send:

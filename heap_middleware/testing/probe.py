@@ -1,6 +1,7 @@
 """`heap_leaks(app)`: asks for a route again and again, and says whether what is alive grows with the requests."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from heap_middleware.errors import SettingsError
-from heap_middleware.testing.drivers import Answer, Interface, Send, driving, interface_of
+from heap_middleware.testing.drivers import HOST, Answer, Interface, Send, driving, interface_of, quiet_client
 from heap_middleware.testing.meters import Detail, Meter, meter
 
 __all__ = ["Leak", "Probe"]
@@ -81,6 +82,14 @@ class Probe:
         `path` may be a function from the number of the request. An answer of 400 or above fails the test, as a wrong
         path leaks nothing; `status` is the one that is expected instead. Each request comes without cookies.
         """
+        if not isinstance(method, str) or not (isinstance(path, str) or callable(path)):
+            raise SettingsError(
+                f"request({method!r}, {path!r}); allowed: a method like 'GET', and a path or a function of a number"
+            )
+        if status is not None and type(status) is not int:
+            raise SettingsError(f"status is {status!r}; allowed: a number such as 404")
+        if json is not None and body:
+            raise SettingsError("json= beside body=; allowed: one of them")
         sent = dict(headers or {})
         if json is not None:
             body = _encoded(json)
@@ -95,7 +104,7 @@ class Probe:
         is loaded once does not count. Raises `Leak`, an AssertionError, if it is more. Without the accelerator 0.1 is
         the least that can be told apart, and nothing else may go on in the process.
         """
-        self._check(after, over)
+        self._check(after, over, at_most)
         with meter() as measured, driving(self.app, self.interface or "wsgi") as send:
             course = _Course(self._requests, measured, after, over, at_most)
             for number in course.numbers():
@@ -107,7 +116,7 @@ class Probe:
 
         Its lifespan is the test's own affair, as with `httpx.ASGITransport`.
         """
-        self._check(after, over)
+        self._check(after, over, at_most)
         if self.interface != "asgi":
             raise SettingsError("stays_flat_here is for ASGI applications; for this one use stays_flat")
         from httpx import ASGITransport, AsyncClient  # only who tests an ASGI application needs it
@@ -115,7 +124,8 @@ class Probe:
         async with AsyncExitStack() as stack:
             measured = stack.enter_context(meter())
             transport = ASGITransport(self.app)
-            client = await stack.enter_async_context(AsyncClient(transport=transport, base_url="http://testserver"))
+            stack.enter_context(quiet_client())
+            client = await stack.enter_async_context(AsyncClient(transport=transport, base_url=f"http://{HOST}"))
             course = _Course(self._requests, measured, after, over, at_most)
             for number in course.numbers():
                 request, path = course.request(number)
@@ -127,13 +137,15 @@ class Probe:
                 request.check(status_and_body, path)
             course.judge()
 
-    def _check(self, after: int, over: int) -> None:
+    def _check(self, after: int, over: int, at_most: float) -> None:
         if not self._requests:
             raise SettingsError('nothing to ask for: heap_leaks(app).request("GET", "/path") first')
         if type(over) is not int or over < _LEAST:
             raise SettingsError(f"over is {over!r}; allowed: an integer of {_LEAST} or more requests")
         if type(after) is not int or after < 1:
             raise SettingsError(f"after is {after!r}; allowed: an integer of 1 or more requests")
+        if type(at_most) not in (int, float) or not 0 <= at_most < math.inf:
+            raise SettingsError(f"at_most is {at_most!r}; allowed: a number of objects a request, from 0 on")
 
 
 class _Course:

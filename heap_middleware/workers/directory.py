@@ -143,7 +143,7 @@ class WorkersDirectory:
         would fall, which looks like a restart.
         """
         self._take()
-        self._restore()
+        restored = self._restore(patient=patient)
         said = [
             (name, snapshot)
             for name in self._names("worker")
@@ -153,7 +153,8 @@ class WorkersDirectory:
         archive = self._readable(
             self._archive_name(self._group), expected=patient and self._recollection.archive is not None
         )
-        self._recollection.note_archive(archive)
+        if restored:  # else it would be forgotten what is still to be written anew
+            self._recollection.note_archive(archive)
         found = Gathered() if archive is None else Gathered(archive.counters)
         said.reverse()
         while said:
@@ -163,7 +164,8 @@ class WorkersDirectory:
                 found.counters.add(snapshot.counters, alive=alive)
                 if alive:
                     found.workers.append(snapshot)
-        self._recollection.note_workers(found.workers)
+        if restored:
+            self._recollection.note_workers(found.workers)
         return found
 
     def fold(self) -> None:
@@ -241,18 +243,21 @@ class WorkersDirectory:
         mine = Snapshot(self._service, self._process, 0.0, Counters())
         write_whole(self._path / "owner", encode(mine), self._path / "owner.new")
 
-    def _restore(self) -> None:
-        """Write down again what this worker had read, if the directory has been removed since."""
+    def _restore(self, *, patient: bool) -> bool:
+        """Write down again what this worker had read, if the directory has been removed since; False if not yet."""
         remembered, path = self._recollection, self._archive(self._group)
         made = _identity(self._path / "lock")  # which nothing replaces, but the removal of all
         if remembered.of not in (None, made) or (remembered.archive is not None and not os.path.lexists(path)):
             with locked(self._path / "lock", _TAKE_WAIT) as held:
+                if not held and patient:
+                    raise BlockingIOError(f"it has been locked by another process for {_TAKE_WAIT:g} s")
                 if not held:
-                    return
+                    return False
                 count = remembered.write_missing(path, self._read(path), self.file, _NAMES_KEPT)
             if count:
                 self._reject(self._path, f"{count} files were removed; what they last said is written anew")
         remembered.of = made
+        return True
 
     def _sweep_other_formats(self) -> None:
         """What services of other versions of this package left beside this directory, if none of them lives."""

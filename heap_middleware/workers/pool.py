@@ -104,6 +104,12 @@ class WorkerPool:
     def start(self) -> WorkersDirectory:
         """Become one of the workers: publish from now on. Only what serves requests or scrapes calls this."""
         with self._starting:
+            directory = self._known()
+            publisher.add(self)
+            return directory
+
+    def _known(self) -> WorkersDirectory:
+        with self._starting:
             if self._directory is None:
                 self._process, self._service = this_process(), service()
                 self._epoch = time.time() - time.monotonic()  # once: of one census, all publications show one moment
@@ -115,7 +121,6 @@ class WorkerPool:
                     self._reject,
                     max_routes=self._max_routes,
                 )
-            publisher.add(self)
             return self._directory
 
     def bell(self) -> Bell | None:
@@ -200,9 +205,7 @@ class WorkerPool:
         try:
             return self.start()
         except RuntimeError:  # no thread can be started now: what it would have published, scrapes do
-            if self._directory is None:
-                raise
-            return self._directory
+            return self._known()
 
     def _publish(self, directory: WorkersDirectory, wait: float) -> tuple[Snapshot, bool]:
         """Say what is known; returns it, and whether the others can read it."""

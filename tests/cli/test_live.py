@@ -15,6 +15,8 @@ import pexpect
 import pyte
 import pytest
 
+from heap_middleware.cli.keys import keys
+
 pytestmark = pytest.mark.one_python
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "flask_app"
@@ -175,3 +177,59 @@ def test_json_line_by_line(pages: Any) -> None:
         terminal.child.expect(r'\{"url": .*\}\r\n', timeout=SECONDS)
     terminal.child.sendintr()
     assert terminal.end() == 130
+
+
+def page(clean: int, leaked: int, census: float = 1.0) -> bytes:
+    """A service in which a route leaks, and another is asked for."""
+    return f"""\
+heap_middleware_info{{version="1",backend="native",census="tracked",python="3"}} 1.0
+heap_middleware_overhead_seconds_total{{part="census"}} {census}
+heap_endpoint_requests_total{{method="GET",route="/leakable"}} {leaked}
+heap_endpoint_retained_objects{{method="GET",route="/leakable"}} {leaked}
+heap_endpoint_leak_objects_per_request{{method="GET",route="/leakable"}} 1.0
+heap_endpoint_requests_total{{method="GET",route="/clean"}} {clean}
+heap_endpoint_retained_objects{{method="GET",route="/clean"}} 0
+object_count{{module="app.LeakObj"}} {leaked}
+""".encode()
+
+
+def test_keys_sort_mark_and_quit(pages: Any) -> None:
+    """`n` sorts by requests, `m` compares with this moment from now on, other keys do nothing, `q` quits."""
+    pages.body = page(clean=900, leaked=100)
+    terminal = Terminal(pages.url, "--interval", "0.1")
+    terminal.wait(lambda lines: first_route(lines) == "GET /leakable")
+    terminal.child.send("x")
+    terminal.child.send("n")
+    terminal.wait(lambda lines: first_route(lines) == "GET /clean")
+    pages.body = page(clean=900, leaked=350, census=1.2)
+    terminal.wait(lambda lines: grown(lines) == 250)
+    assert any("of a core (census " in line for line in terminal.screen.display)
+    terminal.child.send("m")
+    terminal.wait(lambda lines: grown(lines) == 0)
+    terminal.child.send("q")
+    assert terminal.end() == 0
+
+
+def test_a_service_that_is_deployed_anew(pages: Any) -> None:
+    """While it is away the last figures stay, with the reason above them; what comes then is compared with itself."""
+    pages.body = page(clean=900, leaked=100)
+    terminal = Terminal(pages.url, "--interval", "0.1")
+    terminal.wait(lambda lines: first_route(lines) == "GET /leakable")
+    pages.status = 503
+    terminal.wait(lambda lines: any("answers 503: its census failed" in line for line in lines))
+    assert first_route(terminal.screen.display) == "GET /leakable"
+    pages.body, pages.status = page(clean=5, leaked=7), 200
+    terminal.wait(lambda lines: not any("answers 503" in line for line in lines))
+    terminal.wait(lambda lines: any(line.startswith("app.LeakObj  ") and " +0 " in line for line in lines))
+    terminal.child.sendintr()
+    assert terminal.end() == 130
+
+
+def test_without_a_terminal_there_are_no_keys() -> None:
+    """Where nobody can press any, it waits as long as it was told to, and goes on."""
+    with Path(os.devnull).open() as nobody, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", nobody)
+        with keys() as wait:
+            began = time.monotonic()
+            assert wait(0.05) == ""
+            assert time.monotonic() - began >= 0.05

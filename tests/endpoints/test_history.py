@@ -28,6 +28,15 @@ def test_points_are_kept_as_they_were():
     assert [list(column) for column in view.series[B].columns()] == [[1], [5], [0]]
 
 
+def test_what_is_gone_and_had_nothing_is_forgotten():
+    """A type of which nothing is left goes on with zeros, as long as one of its points says more."""
+    history = History(4)
+    history.note(1.0, {A: row(1, 0), B: row(2, 5)})
+    history.note(2.0, {})
+    assert history.series().keys() == {B}
+    assert list(history.series()[B].objects) == [5, 0]
+
+
 @given(st.integers(4, 40), st.integers(0, 200))
 def test_it_is_bounded_and_reaches_back_to_the_start(most, points):
     """However long it goes on: at most so many points, the first and the last among them, the recent past fine."""

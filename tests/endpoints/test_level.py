@@ -42,6 +42,16 @@ def test_the_first_level_is_settled_on_a_large_heap():
     assert len(large) == 50_000
 
 
+def test_a_collector_that_was_switched_off_stays_off():
+    """An application that collects by itself is not collected for afterwards."""
+    gc.disable()
+    try:
+        Settler()()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_a_leak_shows(growth):
     """What is kept is seen to the block."""
     kept = [None] * 100_000

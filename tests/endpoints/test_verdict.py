@@ -11,6 +11,7 @@ import pytest
 from heap_middleware.endpoints.history import History, Series
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.endpoints.suspects import Suspect, combined, verdicts
+from heap_middleware.endpoints.trend import median_slope
 from heap_middleware.endpoints.verdict import Evidence, judge
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "verdict.py"
@@ -97,10 +98,72 @@ def test_a_verdict_says_how_much_how_sure_and_since_when():
     assert 1e9 <= suspect.since < 1e9 + 30
 
 
+def test_bytes_are_those_of_the_leak():
+    """A batch of large buffers that is filled and cleared beside it does not drown the leak's own bytes."""
+    history = History(300)
+    for at in range(1, 1001):
+        served = at * 10
+        kept, batch = served * 2.0, served % 400
+        row = EndpointTotals(served, served, kept, 0, kept + batch, kept * 37.0 + batch * 20_000.0)
+        history.note(1e9 + at, {ROUTE: row})
+        if at >= 600 and at % 50 == 7:  # parts of its requests are longer than it takes to fill the batch
+            found = evidence_of(history)
+            assert found is not None
+            assert found.bytes == pytest.approx(74, rel=0.5), at
+
+
 def test_a_verdict_is_withdrawn_when_growth_stops():
     """A leak that was mended is no longer named, though what it left is still there."""
     assert evidence_of(grown(2.0, points=100)) is not None
     assert evidence_of(grown(2.0, points=200, until=1000)) is None
+
+
+def test_a_verdict_is_withdrawn_soon():
+    """The growth of weeks does not hide for weeks that it has ended."""
+    assert evidence_of(grown(2.0, points=560)) is not None
+    assert evidence_of(grown(2.0, points=560, until=5000)) is None
+
+
+def test_few_points_of_many_requests_are_enough():
+    """A busy route is asked for a hundred times between two points."""
+    assert evidence_of(grown(2.0, requests=100)).slope == pytest.approx(2.0, rel=0.02)
+
+
+def course(kept, points=100, requests=20):
+    """A history by what was kept at each point."""
+    history = History(points)
+    for at in range(points):
+        history.note(1e9 + 15 * at, {ROUTE: EndpointTotals(at * requests, at * requests, 0, 0, kept(at))})
+    return history
+
+
+def test_a_few_steps_are_no_leak():
+    """Two or three modules that were imported while the route was asked for."""
+    assert evidence_of(course(lambda at: 300 * (at // 30))) is None
+
+
+def test_what_comes_up_from_a_dip_is_no_leak():
+    """A cache that was emptied fills up again to where it was."""
+    assert evidence_of(course(lambda at: 1000 if at < 60 else 25 * (at - 60))) is None
+    assert evidence_of(course(lambda at: 0 if at < 60 else 25 * (at - 60))) is not None
+
+
+@pytest.mark.parametrize(("seconds", "named"), [(15, True), (1, False)])
+def test_a_burst_is_no_leak(seconds, named):
+    """What a route retains of two minutes' rush is given back, or not: that is seen later. Slow growth is a leak."""
+    history, now = History(400), 1e9
+    for at in range(400):
+        leaking = max(0, at - 300)
+        served = 33 * min(at, 300) + 20 * leaking
+        history.note(now, {ROUTE: EndpointTotals(served, served, 0, 0, 40.0 * leaking)})
+        now += seconds if leaking else 15
+    assert (evidence_of(history) is not None) is named
+
+
+def test_since_is_after_the_jump_that_came_first():
+    """What was imported just before the leak began is no part of it."""
+    history = course(lambda at: 0 if at < 30 else 900 + 20 * (at - 30))
+    assert evidence_of(history).since == pytest.approx(1e9 + 15 * 30, abs=15 * 8)
 
 
 def test_less_than_the_least_is_no_leak():
@@ -213,6 +276,10 @@ def test_a_verdict_reads_as_a_sentence():
     )
     assert str(Suspect(ROUTE, 0.02, 0.01, 0.03, 0.99, None, None, 9, 0.0)).endswith("9 requests)")
     assert "0 bytes a day" in str(Suspect(ROUTE, 1, 1, 1, 0.99, 0, 0.0, 9, 0.0))
+    close = str(Suspect(ROUTE, 2.0, 1.994, 2.006, 0.99, 96.0, 1020 * 1024, 8_478, 0.0))
+    assert "leaks 2 objects a request (1.99 to 2.01 at 99%, 8,478 requests), 1,020 KiB a day" in close
+    large = str(Suspect(ROUTE, 1500, 1498, 1502, 0.99, 1, 1, 9, 0.0))
+    assert "leaks 1,500 objects a request (1,498 to 1,502 at" in large
 
 
 def rough_history(seed):
@@ -255,3 +322,8 @@ def test_any_history_is_judged(hundred):
 def test_a_series_of_one_point_is_judged():
     """Nothing breaks on what has just begun."""
     assert judge([1.0], [1.0], Series(*(array("d", [1]) for _ in range(4))), 0.01, now=1.0) is None
+
+
+def test_points_at_the_same_number_of_requests_say_nothing_of_a_slope():
+    """Nothing was asked between them: what changed then was nobody's doing."""
+    assert median_slope([1, 1, 2, 3], [0, 0, 2, 4]) == 2

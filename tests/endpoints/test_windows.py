@@ -163,6 +163,25 @@ def test_an_environ_that_dies_late_spoils_that_window() -> None:
     assert (server.totals.gained, server.totals.lost) == (0, 0)
 
 
+def test_a_scope_that_dies_during_the_next_request_spoils_it() -> None:
+    """What a server still held of the request before is given back in nobody's name, whoever arrives next."""
+    server = Server(Level.ARRIVAL)
+    server.serve_many(10)
+    for _ in range(20):
+        scopes: list[dict[str, Any]] = [{}, {}, {}]
+        for number, scope in enumerate(scopes):
+            window = server.recorder.begin(scope, server.level)
+            if number == 1:
+                scopes[0].clear()
+                server.heap.blocks -= 30
+            server.recorder.finish(window, scope, server.level, "GET", "/route")
+        del scope
+        scopes.clear()
+        server.serve_many(5)
+    assert server.totals.measured > 20
+    assert (server.totals.gained, server.totals.lost) == (0, 0)
+
+
 def test_a_request_that_arrives_while_a_level_is_read(server: Server) -> None:
     """A level during which another thread's request begins is not used."""
     server.serve_many(10)

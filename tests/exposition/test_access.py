@@ -43,6 +43,12 @@ def test_a_token_opens_from_anywhere():
     assert may_see(TOKEN, Caller("10.0.0.1", {"cookie": f"a=b; {COOKIE}={cookie_of(TOKEN)}"}))
 
 
+@pytest.mark.parametrize("other", ["me@home=1", "shop:{}=1", "=", "odd", '"', f"{COOKIE}=old"])
+def test_cookies_of_others_close_nothing(other):
+    """Services on other ports of the machine share its cookies, and may call theirs what they like."""
+    assert may_see(TOKEN, Caller("10.0.0.1", {"cookie": f"{other}; {COOKIE}={cookie_of(TOKEN)}; {other}"}))
+
+
 @pytest.mark.parametrize(
     "headers",
     [

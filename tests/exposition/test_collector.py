@@ -4,6 +4,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.exposition import families
 from heap_middleware.exposition.collector import HeapCollector
 from heap_middleware.exposition.families import OwnFigures
 from heap_middleware.heap.census import Census, TypeRow
@@ -74,3 +75,19 @@ def test_the_figures_arrive():
     assert registry.get_sample_value("heap_size_bytes_total") == 64
     assert registry.get_sample_value("object_count", {"module": "m.A"}) == 2
     assert registry.get_sample_value("heap_middleware_faults_total", {"part": "scrape"}) == 1
+
+
+def test_a_checkout_that_was_never_installed(monkeypatch):
+    """Its version is not known, and that is all."""
+
+    def fail(name):
+        raise families.PackageNotFoundError(name)
+
+    monkeypatch.setattr(families, "version", fail)
+    assert families.package_version.__wrapped__() == "unknown"
+
+
+def test_what_a_worker_of_another_version_counts_is_left_out():
+    """A figure that this version has no family for is not shown; the others are."""
+    shown = families.own_counters({("heap_middleware_of_tomorrow", ""): 5, ("heap_worker_files_rejected", ""): 2})
+    assert [family.name for family in shown] == ["heap_worker_files_rejected"]

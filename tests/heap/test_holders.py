@@ -225,6 +225,29 @@ def test_a_walk_that_is_cut_says_by_what_and_where(search, module):
     assert tree.root.objects == 50
 
 
+def test_a_walk_that_comes_to_its_end_is_not_cut(search, module):
+    """As many levels as there are: nothing is left out, and nothing says so."""
+    module.kept = Leaked()
+    tree = search(max_depth=2)
+    assert tree.cut is None
+    assert any(path.startswith("module shop.views → global 'kept'") for path in tree.paths())
+
+
+class Borrowed:
+    """Has a `__sizeof__` that is for lists."""
+
+    __sizeof__ = list.__sizeof__
+
+
+def test_an_object_whose_size_cannot_be_told_is_found(search, module):
+    """It counts like others."""
+    module.kept = [Borrowed()]
+    tree = search(f"{ME}.Borrowed")
+    assert tree.root.objects == 1
+    assert tree.root.bytes < 100
+    assert any("global 'kept' → list" in path for path in tree.paths())
+
+
 def test_cycles_end(search, module):
     """Objects that hold each other are shown once, and the walk ends."""
     one, two = Plain(), Plain()

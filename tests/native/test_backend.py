@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client, EnvironBuilder
 
 from heap_middleware import BackendUnavailable, HeapMonitor, HeapSettings, accelerator
-from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
+from heap_middleware.endpoints.tracker import reset_in_child
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
 
 KEPT = 200_000
@@ -275,3 +276,18 @@ def test_own_time_is_told(monitor: HeapMonitor) -> None:
         [bytes(100) for _ in range(100)]
     request.leave()
     assert 0 < monitor.own_figures().overhead["request"] - before < 1
+
+
+def test_a_route_that_is_learned_that_very_moment(monitor):
+    """Another thread has counted its first request, and not told the accelerator yet: it is there, with nothing."""
+    monitor.ledger.count("GET", "/new")
+    assert monitor.endpoints()[Endpoint("GET", "/new")] == EndpointTotals(requests=1)
+
+
+def test_a_child_of_a_process_that_follows_nothing(monitor):
+    """The accelerator is there and does not run: a fork does not start it."""
+    from heap_middleware import _native
+
+    _native.stop()
+    reset_in_child()
+    assert not _native.statistics()["running"]

@@ -289,6 +289,13 @@ def test_the_largest_lines_are_shown_and_the_rest_is_summed():
     assert len(sites_by_endpoint(rows, {1: "one"}, 2000)["one"]) == 21
 
 
+def test_a_line_that_nobody_knows_is_among_the_others():
+    """What C code allocated below no Python frame counts all the same."""
+    assert sites_by_endpoint([(1, 5, 50, None, None)], {1: "one"}, 15) == {
+        "one": (Site(OTHER_SITE, OTHER_SITE, 5, 50),)
+    }
+
+
 def test_room_is_bounded_by_what_a_record_can_say():
     """The setting's largest value still fits a record."""
     assert rows_in_accelerator(2000) == 16_000

@@ -5,6 +5,7 @@ import gc
 import gzip
 import hashlib
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -17,7 +18,10 @@ from hypothesis import strategies as st
 
 from heap_middleware import HeapMonitor, HeapSettings, accelerator
 from heap_middleware.asgi import HeapMetricsMiddleware as AsgiMiddleware
+from heap_middleware.endpoints.ledger import Endpoint
+from heap_middleware.endpoints.suspects import Suspect
 from heap_middleware.exposition.access import Caller
+from heap_middleware.exposition.report import search as search_module
 from heap_middleware.exposition.requests import PageRequest
 from heap_middleware.heap import holders as holders_module
 from heap_middleware.wsgi import HeapMetricsMiddleware as WsgiMiddleware
@@ -47,6 +51,8 @@ kept: list[Any] = []
 def monitor() -> HeapMonitor:
     """A monitor with a report, whose application has leaked."""
     backend = "native" if accelerator.missing is None else "windows"
+    if backend == "native":
+        accelerator.native.stop()  # the first monitor's sampling holds for all
     monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution=backend, sampling=1, census_min_interval=0))
     app = WsgiMiddleware(leaking, monitor=monitor)
     for _ in range(20):
@@ -136,6 +142,47 @@ def test_everything_in_one_file(monitor):
     assert found["heap"]["objects"] > 1000
 
 
+def test_a_leak_is_shown_with_its_verdict(monitor, monkeypatch):
+    """A route that is said to leak has the verdict in words and in numbers; what it loses is that of the verdict."""
+    types = (("app.Left", 7.0), ("builtins.dict", 7.0))
+    suspect = Suspect(Endpoint("GET", "__unmatched__"), 2.5, 2.4, 2.6, 0.99, 96.0, 5e9, 12_345, 1e9, types)
+    monkeypatch.setattr(monitor, "suspects", lambda: [suspect])
+    (row,) = data(monitor, "overview")["routes"]
+    assert (row["objects_per_request"], row["bytes_per_request"]) == (2.5, 96.0)
+    assert row["verdict"]["words"] == str(suspect)
+    assert (row["verdict"]["lower"], row["verdict"]["upper"], row["verdict"]["since"]) == (2.4, 2.6, 1e9)
+    assert [row["module"] for row in row["verdict"]["types"]] == ["app.Left", "builtins.dict"]
+
+
+def test_a_route_that_is_new_has_no_history_yet():
+    """Asked for the first time just now: it is there, with its requests, and without a point."""
+    monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution="windows"))
+    assert data(monitor, "overview")["routes"] == []
+    with monitor.request("task", "send_mail"):
+        pass
+    (row,) = data(monitor, "overview")["routes"]
+    assert (row["route"], row["requests"], row["spark"]) == ("send_mail", 1, [])
+    history = data(monitor, "route", method="task", route="send_mail")["history"]
+    assert history == {"times": [], "requests": [], "objects": [], "bytes": []}
+
+
+def test_with_several_workers_the_heap_is_that_of_all(tmp_path):
+    """Types are summed over the workers, who are listed with the age of what they said."""
+    monitor = HeapMonitor(HeapSettings(report_path="/heap", attribution="windows", workers_dir=tmp_path / "shared"))
+    with monitor.request("task", "send_mail"):
+        pass
+    found = data(monitor, "heap")
+    (functions,) = [row for row in found["types"] if row["module"] == "builtins.function"]
+    assert functions["objects"] > 1000
+    assert functions["bytes"] > 50 * functions["objects"]
+    assert found["census"] is None  # each worker took one
+    route = data(monitor, "route", method="task", route="send_mail")
+    assert (route["requests"], route["types_history"]["types"]) == (1, {})
+    (worker,) = data(monitor, "overview")["workers"]
+    assert worker["pid"] == os.getpid()
+    assert 0 <= worker["age_seconds"] < 60
+
+
 def test_no_value_of_mine_is_shown(monitor):
     """Neither repr nor keys nor values of my objects are in anything that is served."""
     Explosive.asked.clear()
@@ -192,6 +239,26 @@ def test_leaving_cancels_the_search(how, monitor, monkeypatch):
         time.sleep(0.02)
 
 
+def test_a_long_search_is_heard_of(monitor, monkeypatch):
+    """While one level of a large heap is walked, each beat repeats how far it is: a proxy would give up else."""
+    monkeypatch.setattr(search_module, "_BEAT", 0.02)
+
+    def slow(*_: Any, cancelled: Any, progress: Any, **__: Any) -> Any:
+        progress(3, 5)
+        while not cancelled():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(monitor, "holders", slow)
+    page = ask(monitor, "/api/v1/holders", module="a.B")
+    told = [json.loads(next(page.body)) for _ in range(4)]
+    assert told[-2:] == [{"progress": {"level": 3, "items": 5}}] * 2
+    page.body.close()
+    deadline = time.monotonic() + 10
+    while ask(monitor, "/api/v1/holders", module="a.B").status == 429:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_search_that_fails_says_so(monitor, monkeypatch):
     """A fault of ours is an error in the last line, not a broken answer."""
     monkeypatch.setattr(holders_module, "missing", "not now")
@@ -207,6 +274,13 @@ def test_a_question_that_is_none(monitor, fields):
     page = ask(monitor, "/api/v1/holders", **fields)
     assert page.status == 400
     assert "must be" in json.loads(page.body)["error"]
+
+
+def test_a_query_of_very_many_fields_is_none(monitor):
+    """Nobody has us take thousands of fields apart."""
+    query = "&".join(["module=a.B"] * 30)
+    page = monitor.respond(PageRequest("GET", "/heap/api/v1/holders", query, caller=HERE))
+    assert page.status == 400
 
 
 @settings(max_examples=150, deadline=None)
@@ -240,6 +314,7 @@ class TestAccess:
 
     def test_the_page_asks_for_the_token(self, guarded):
         """Without it, the login and its two files are all there is; with it, a cookie that scripts cannot read."""
+        assert ask(guarded, "").status == 308
         assert ask(guarded, "/").status == 403
         assert b'type="password"' in ask(guarded, "/").body
         assert ask(guarded, "/static/login.js").status == 200

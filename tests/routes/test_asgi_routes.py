@@ -244,6 +244,14 @@ def test_one_endpoint_on_two_routes():
         assert [asking.ask(url) for url in urls] == [url[:-1] + "{id}" for url in urls]
 
 
+def test_mounts_in_mounts_without_end():
+    """A route below more mounts than anybody has is told from others, without those that are innermost."""
+    routes = [Route("/users/{id}", endpoint)]
+    for _ in range(40):
+        routes = [Mount("/a", routes=routes)]
+    assert Asking(Starlette(routes=routes)).ask("/a" * 40 + "/users/7") == "/a" * 32 + "/users/{id}"
+
+
 def test_the_cache_is_bounded(starlette):
     """However many values a mount's parameter takes, what is remembered stays small."""
     cache = starlette.routes._starlette._cache
@@ -557,6 +565,26 @@ def test_django(django_app, url, template):
 
 async def bare(scope, receive, send):
     await PlainTextResponse("fine")(scope, receive, send)
+
+
+def test_a_route_that_is_none_of_starlettes():
+    """An application that routes for itself may use the same names in the scope; what is there is no template."""
+
+    async def app(scope, receive, send):
+        scope.update(endpoint=endpoint, route=types.SimpleNamespace(endpoint=other, path_regex="x", path=scope["path"]))
+        await bare(scope, receive, send)
+
+    assert Asking(app).ask("/some/path") is None
+
+
+def test_a_frontend_that_answers_with_another_file():
+    """What is left of the path is no template then: it is what the client sent."""
+
+    async def app(scope, receive, send):
+        scope.update(router=types.SimpleNamespace(routes=[]), fastapi={"frontend_path": "index.html"})
+        await bare(scope, receive, send)
+
+    assert Asking(app).ask("/some/path") is None
 
 
 def test_bare_asgi():

@@ -10,13 +10,14 @@ import flask
 import pytest
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
 from django.http import FileResponse, HttpResponse
 from django.urls import include, path, re_path
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
-from heap_middleware.endpoints.routes import WsgiRoutes
+from heap_middleware.endpoints.routes import WsgiRoutes, signals
 
 
 class Asking:
@@ -96,6 +97,36 @@ def test_an_exception_that_leaves_flask():
     with pytest.raises(ZeroDivisionError):
         Client(app).get("/broken/x")
     assert asking.answers == ["/broken/<name>"]
+
+
+def test_an_exception_before_any_rule_matched():
+    """A path that no rule is for stays without one when something else fails."""
+    app = flask_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.before_request(lambda: 1 / 0)
+    app.wsgi_app = asking = Asking(app.wsgi_app)
+    with pytest.raises(ZeroDivisionError):
+        Client(app).get("/nothing/here")
+    assert asking.answers == [None]
+
+
+def test_a_framework_that_another_thread_is_importing(monkeypatch):
+    """Its signals are there a moment later: the next request looks again."""
+    half, heard = types.ModuleType("half.signals"), []
+    monkeypatch.setitem(sys.modules, "half.signals", half)
+    monkeypatch.setitem(signals._pending, "half.signals", lambda module: heard.append(module.request_started))
+    signals.watch()
+    assert heard == []
+    half.request_started = "now"
+    signals.watch()
+    signals.watch()
+    assert heard == ["now"]
+
+
+def test_djangos_signal_may_be_sent_by_anybody(django_app):
+    """Without a request it says nothing, and disturbs nobody."""
+    Asking(django_app)
+    assert request_started.send(sender=None)
 
 
 def test_dispatcher_mounts():
@@ -184,6 +215,17 @@ DJANGO = [
 def test_django(django_app, url, template):
     """A Django request is named by its route with a leading slash, with includes, regular expressions as written."""
     assert Asking(django_app).ask(url) == template
+
+
+def test_django_and_what_else_is_closed_with_its_response(django_app):
+    """A middleware that has a file closed with the response does not hide the route."""
+
+    def closing(environ, start_response):
+        response = django_app(environ, start_response)
+        response._resource_closers.append(io.BytesIO().close)
+        return response
+
+    assert Asking(closing).ask("/users/7/") == "/users/<int:id>/"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,9 +13,10 @@ import pytest
 
 from heap_middleware.endpoints.ledger import Endpoint, EndpointTotals
 from heap_middleware.workers import directory as module
+from heap_middleware.workers import files
 from heap_middleware.workers.counters import Counters
 from heap_middleware.workers.directory import ForeignService, WorkersDirectory
-from heap_middleware.workers.hold import is_held
+from heap_middleware.workers.hold import Hold, is_held
 from heap_middleware.workers.processes import Process
 from heap_middleware.workers.snapshot import Snapshot
 
@@ -220,6 +221,42 @@ def test_a_full_disk_costs_what_is_new(host):
     assert host.requests(host.publish(2, 20)) == 21
 
 
+def test_what_nobody_would_read_is_not_written(tmp_path, monkeypatch):
+    """A worker that has more to say than others would read says nothing new; what it said stays."""
+    path = tmp_path / "worker"
+    files.write_whole(path, b"before", tmp_path / "new")
+    monkeypatch.setattr(files, "_MAX_BYTES", 100)
+    with pytest.raises(OSError, match="101 bytes are more than others would read, 100"):
+        files.write_whole(path, b"x" * 101, tmp_path / "new")
+    assert files.read_whole(path) == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_dead_worker_that_cannot_be_read_is_archived_later(host, monkeypatch):
+    """Its file stays till then, and is complained of once; the other dead are archived."""
+    mine = host.publish(2, 1)
+    host.publish(3, 10)
+    host.publish(4, 100)
+    sound, read_whole = file_of(host, 4), files.read_whole
+
+    def fail(path, users=None):
+        if path == sound:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_whole(path)
+
+    del host.running[3], host.running[4]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_whole", fail)
+        for _ in range(3):
+            mine.fold()
+        assert host.requests(mine) == 11
+    assert [why for _, why in host.rejected] == ["it cannot be read: Input/output error"]
+    assert host.requests(mine) == 111
+    mine.fold()
+    assert host.requests(mine) == 111
+    assert [path.name for path in host.path.glob("*.worker")] == [mine.file("worker").name]
+
+
 def test_a_directory_that_vanishes_is_made_again(host):
     """Whoever writes next makes it; nobody fails."""
     mine = host.publish(2, 10)
@@ -369,6 +406,17 @@ def test_threads_hold_it_once(host):
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
+def test_what_was_removed_is_written_anew_later(host, emptied, monkeypatch):
+    """Somebody stands still with the lock in hand: the scrape shows what is there, the next one all of it."""
+    mine, _ = emptied
+    say(host, mine, 2, 11)
+    monkeypatch.setattr(module, "_TAKE_WAIT", 0.05)
+    with (host.path / "lock").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert host.requests(mine) == 11
+    assert host.requests(mine) == 78
+
+
 def test_another_owner_file_alone_changes_nothing(host):
     """It was damaged, say: the dead that were archived since are not counted again from memory."""
     mine = host.publish(2, 10)
@@ -415,10 +463,25 @@ def test_another_service_stays_out(host):
     for use in (lambda: host.publish(6, service=other), host.worker(6, service=other).gather):
         with pytest.raises(ForeignService, match="the process 1 on space here"):
             use()
-    assert file_of(host, 2)
+    living, dead = file_of(host, 2).with_suffix(".bell"), host.path / f"{GROUP}-7-00000000.bell"
+    for path in (living, dead):
+        os.mkfifo(path)
     del host.running[1]
     assert host.requests(host.publish(6, 1, service=other)) == 1
-    assert list(host.path.glob(f"{GROUP}-2-*")) == []
+    assert list(host.path.glob(f"{GROUP}-[27]-*")) == [living]
+
+
+def test_two_workers_that_start_at_the_same_moment(host, monkeypatch):
+    """One of them makes the directory the service's; the other finds that it is, and both are counted."""
+    locked = module.locked
+
+    def late(path, wait):
+        monkeypatch.undo()
+        host.publish(3, 1)
+        return locked(path, wait)
+
+    monkeypatch.setattr(module, "locked", late)
+    assert host.requests(host.publish(2, 10)) == 11
 
 
 def test_what_an_old_worker_writes_late_is_not_counted(host):
@@ -487,6 +550,21 @@ def test_a_directory_is_held_though_the_application_closes_all_descriptors(host)
         host.publish(5, 1, service=far)
 
 
+def test_there_may_be_nothing_to_hold(tmp_path):
+    """Of a directory that was just removed; once it is made anew, it is held."""
+    path = tmp_path / "owner"
+    hold = Hold(path)
+    hold.take()
+    for _ in range(2):
+        path.touch()
+        hold.take()
+        assert is_held(path)
+        path.unlink()
+        hold.take()
+    path.touch()
+    assert not is_held(path)
+
+
 def test_who_asks_whether_it_is_held_disturbs_nobody(host):
     """A worker that cannot hold it at that moment goes on, and holds it the next time."""
     old = host.publish(2, 10)
@@ -529,6 +607,82 @@ def test_what_cannot_be_read_for_a_while_is_not_thrown_away(host, monkeypatch, e
     mine.fold()
     assert host.requests(host.publish(2, 2000)) == 2111
     assert host.rejected == []
+
+
+def test_the_readable_do_not_stand_for_all(host, monkeypatch):
+    """Out of descriptors in the midst of reading: that is an error, and no smaller sum."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    read_whole = files.read_whole
+
+    def exhausted(path, users=None):
+        if path == file_of(host, 3):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read_whole(path)
+
+    monkeypatch.setattr(module, "read_whole", exhausted)
+    with pytest.raises(OSError, match="Too many open files"):
+        mine.gather()
+
+
+def test_a_file_that_was_mended_meanwhile_is_not_put_aside(host, monkeypatch):
+    """The worker writes its file anew while another finds out that it was damaged."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    damage(file_of(host, 3), b"nonsense")
+    read_whole = files.read_whole
+
+    def slowly(path, users=None):
+        content = read_whole(path)
+        if content == b"nonsense":
+            host.publish(3, 2)
+        return content
+
+    monkeypatch.setattr(module, "read_whole", slowly)
+    assert host.requests(mine) == 10
+    assert host.requests(mine) == 12
+    assert host.rejected == []
+
+
+def test_of_two_who_find_a_damaged_file_one_reports_it(host, monkeypatch):
+    """The other one sees that it has been put aside."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    damage(file_of(host, 3), b"nonsense")
+    replace = os.replace
+
+    def late(source, target):
+        replace(source, target)
+        replace(source, target)
+
+    monkeypatch.setattr(module.os, "replace", late)
+    assert host.requests(mine) == 10
+    assert host.rejected == []
+
+
+def test_a_damaged_file_that_cannot_be_renamed_is_reported_once(host, monkeypatch):
+    """It stays, and is left out each time."""
+    mine = host.publish(2, 10)
+    host.publish(3, 1)
+    damage(file_of(host, 3), b"nonsense")
+
+    def refused(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(module.os, "replace", refused)
+    assert [host.requests(mine) for _ in range(3)] == [10] * 3
+    ((_, why),) = host.rejected
+    assert why.endswith("do not match their checksum, and it cannot be renamed: Operation not permitted")
+
+
+def test_of_a_worker_that_is_gone_there_is_no_news(host):
+    """Whoever waits for its answer waits no longer."""
+    mine, other = host.publish(2), host.publish(3)
+    tag = host.running[3].tag
+    assert mine.news(tag) == mine.others()[tag]
+    other.file("worker").unlink()
+    assert mine.news(tag) is None
+    assert mine.others() == {}
 
 
 def test_what_cannot_be_removed_is_counted_once(host):

@@ -5,6 +5,8 @@ import gc
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -31,6 +33,7 @@ from heap_middleware.workers.directory import WorkersDirectory
 from heap_middleware.workers.pool import WorkerPool
 from heap_middleware.workers.processes import Process, running
 from heap_middleware.workers.snapshot import Snapshot, decode
+from heap_middleware.workers.ticker import Ticker
 from heap_middleware.wsgi import HeapMetricsMiddleware
 
 OBJECTS = ("object_count", "application.Leaked")
@@ -274,6 +277,10 @@ def no_more():
     raise RuntimeError("can't start new thread")
 
 
+def no_room(*arguments, **others):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.one_python
 def test_the_census_of_another_worker_is_as_new_as_its_age_says(workers):
     """Whatever a worker publishes unasked, a scrape asks it for a new census, and shows none that is older."""
@@ -333,22 +340,166 @@ def test_a_forked_child_is_a_worker_of_its_own(monitor, tmp_path):
     assert len(files(tmp_path / "shared", "worker")) == 1
 
 
+CHILD_ENDS = """
+import os, sys, warnings
+from heap_middleware import HeapMonitor, HeapSettings
+from heap_middleware.exposition.requests import PageRequest
+
+monitor = HeapMonitor(HeapSettings(workers_dir=sys.argv[1], attribution=True, census_min_interval=0))
+
+def serve(requests):
+    for _ in range(requests):
+        with monitor.request("task", "work"):
+            pass
+
+serve(5)
+monitor.respond(PageRequest("GET", "/metrics"))
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+if os.fork() == 0:
+    serve(2)
+    sys.exit()
+os.wait()
+print([line for line in monitor.respond(PageRequest("GET", "/metrics")).body.decode().splitlines() if "task" in line])
+"""
+
+
+def test_a_child_that_ends_says_its_last_word(tmp_path):
+    """What a forked child counted before its first publication was due is in the sum, and its pipe is gone."""
+    command = [sys.executable, "-c", CHILD_ENDS, tmp_path / "shared"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert 'heap_endpoint_requests_total{method="task",route="work"} 7.0' in done.stdout, done.stderr
+    assert files(tmp_path / "shared", "bell") == []
+
+
+def test_a_last_word_that_fails_is_counted(monitor, tmp_path, monkeypatch):
+    """A fault of ours at the very end: nobody is asked any longer, and the process ends as it would."""
+    serve(monitor)
+    until(lambda: files(tmp_path / "shared", "bell"))
+    monkeypatch.setattr(monitor, "own_figures", no_more)
+    monitor._workers.leave()
+    assert monitor._faults["workers"] >= 1
+    assert files(tmp_path / "shared", "bell") == []
+
+
+class Pool:
+    """Something to look after that fails."""
+
+    interval = 0.0
+
+    def __init__(self):
+        self.turns = 0
+
+    def bell(self):
+        return None
+
+    def publish(self, *, fresh):
+        self.turns += 1
+        if self.turns < 3:
+            raise MemoryError
+
+    def leave(self):
+        pass
+
+
+def test_the_thread_outlives_what_goes_wrong_in_it(caplog, monkeypatch):
+    """Memory runs out: it is logged, and the thread goes on a moment later."""
+    monkeypatch.setattr(publisher, "_LOOK", 0.01)
+    failing = Pool()
+    publisher.add(failing)
+    until(lambda: failing.turns >= 4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["heap_middleware's publisher failed; it goes on"] * 2
+
+
+@pytest.mark.parametrize("turn", ["publish", "leave"])
+def test_a_monitor_that_goes_meanwhile_is_left_out(turn, monkeypatch):
+    """While one has its turn another one dies: the thread, and the end of the process, go on without it."""
+    published = []
+
+    class Last(Pool):
+        def publish(self, *, fresh):
+            published.append(self)
+
+        leave = Pool.leave
+
+    class First(Last):
+        def publish(self, *, fresh):
+            if turn == "publish":
+                others.clear()
+
+        def leave(self):
+            others.clear()
+
+    alone = publisher._Publisher()
+    monkeypatch.setattr(publisher, "_publisher", alone)
+    first, others = First(), [Last()]
+    alone._due.update(dict.fromkeys([first, *others], 0.0))
+    if turn == "publish":
+        assert alone._publish()
+    else:
+        publisher._last_word()
+    assert others == published == []
+
+
+def test_a_look_that_fails_is_counted_and_the_next_one_comes():
+    """A fault of ours in the history ends nothing."""
+    faults = []
+    ticker = Ticker(lambda: 1 / 0, lambda: faults.append(sys.exception()))
+    for _ in range(2):
+        ticker.publish(fresh=False)
+    assert [type(fault) for fault in faults] == [ZeroDivisionError] * 2
+
+
 def test_counts_do_not_fall_when_a_new_worker_cannot_write(monitor, monkeypatch):
     """On a full disk what a new worker counts is in nobody's sum, or each scrape would show another one."""
     serve(monitor, 5)
     assert requests(page(monitor)) == 5
 
-    def full(*arguments, **others):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     def work():
-        monkeypatch.setattr(directories, "write_whole", full)
+        monkeypatch.setattr(directories, "write_whole", no_room)
         serve(monitor, 2)
         return requests(page(monitor))
 
     with forked(work) as (_, answer):
         assert answer == repr(5.0)
         assert requests(page(monitor)) == 5
+
+
+def test_what_only_i_know_is_in_no_sum(monitor, monkeypatch):
+    """The same, seen from the new worker: it shows what the others counted, and its own gauges."""
+
+    def work():
+        serve(monitor, 5)
+        return requests(page(monitor))
+
+    with forked(work) as (child, answer):
+        assert answer == repr(5.0)
+        monkeypatch.setattr(directories, "write_whole", no_room)
+        serve(monitor, 2)
+        shown = samples(page(monitor))
+        assert shown["heap_endpoint_requests_total", ("method", "GET"), ("route", "/x")] == 5
+        ages = {key[1][1] for key in shown if key[0] == "heap_worker_snapshot_age_seconds"}
+        assert ages == {str(os.getpid()), str(child)}
+
+
+def test_the_dead_cannot_be_archived_on_a_full_disk(monitor, tmp_path, monkeypatch, caplog):
+    """It is said once; what the living publish is shown, and the dead are counted from their own files."""
+    serve(monitor, 2)
+    with forked(lambda: (serve(monitor, 5), page(monitor))[0]):
+        pass
+    write_whole = directories.write_whole
+
+    def full(path, *others):
+        if path.suffix == ".archive":
+            no_room()
+        write_whole(path, *others)
+
+    monkeypatch.setattr(directories, "write_whole", full)
+    serve(monitor, 1)
+    assert [requests(page(monitor)) for _ in range(3)] == [8.0] * 3
+    assert [record.getMessage().partition(";")[2] for record in caplog.records] == [
+        " the files of dead workers stay, and are counted from there"
+    ]
 
 
 @pytest.mark.one_python
@@ -403,6 +554,8 @@ def test_a_file_system_without_pipes_is_no_harm(tmp_path, caplog, monkeypatch):
     serve(monitor)
     until(lambda: files(tmp_path / "shared", "worker"))
     assert [requests(page(monitor)) for _ in range(3)] == [1, 1, 1]
+    monitor._workers.leave()
+    assert files(tmp_path / "shared", "worker")
     assert [record.getMessage().split(";")[1] for record in caplog.records] == [
         " other workers' scrapes show what this one last published"
     ]

@@ -1,6 +1,8 @@
 """Which process is meant, and which processes are one service."""
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -153,6 +155,64 @@ def test_a_host_may_be_renamed(monkeypatch):
     assert processes._home.__wrapped__() == before
     monkeypatch.setattr(processes, "_boot", lambda: "")
     assert processes._home.__wrapped__().endswith(" renamed")
+
+
+def test_whoever_cannot_be_looked_at_now_can_be_later(monkeypatch):
+    """Out of descriptors, say: it is an error to ask, and nobody becomes somebody else by it."""
+
+    def exhausted(pid):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = this_process(), processes.service.__wrapped__()
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_stat", exhausted)
+        for ask in (this_process, processes.service.__wrapped__, lambda: running(os.getppid())):
+            with pytest.raises(OSError, match="Too many open files"):
+                ask()
+    assert (this_process(), processes.service.__wrapped__()) == before
+
+
+def test_root_may_signal_what_it_is_not_shown(monkeypatch):
+    """What runs is not taken for dead, whoever asks; what ended that very moment is."""
+    stat, shown = processes._stat, iter([None, None, None])
+    monkeypatch.setattr(processes, "_stat", lambda pid: next(shown, stat(pid)))
+    with pytest.raises(PermissionError, match="does not show"):
+        running(os.getpid())
+    assert running(os.getpid()) is None  # it was not there when it was looked for, and is now
+
+
+def test_what_multiprocessing_made_is_no_service_of_its_own(monkeypatch):
+    """Its parent is part of it, whichever program that runs."""
+    monkeypatch.setattr(processes.multiprocessing, "parent_process", lambda: "the parent")
+    assert processes.service.__wrapped__().pid != os.getpid()
+
+
+def test_one_that_is_gone_is_like_no_other():
+    """Two workers whose masters cannot be looked at any longer are not of one service by that."""
+    gone = []
+    for _ in range(2):
+        with subprocess.Popen(["true"]) as child:
+            gone.append(child.pid)
+    assert processes._command(gone[0]) != processes._command(gone[1])
+
+
+def test_a_system_that_tells_neither_namespace_nor_boot(monkeypatch, tmp_path):
+    """The name of the host tells its processes from those of others."""
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(processes, "_boot", processes._boot.__wrapped__)
+    assert processes._home.__wrapped__() == f"one {socket.gethostname()}"
+
+
+def test_a_ps_that_hangs_says_nothing(monkeypatch):
+    """Nobody is taken for dead because the machine is too busy to tell."""
+
+    def hang(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(processes, "_has_proc", lambda: False)
+    monkeypatch.setattr(processes.subprocess, "run", hang)
+    with pytest.raises(OSError, match="timed out after 5 seconds"):
+        running(os.getpid())
 
 
 @pytest.fixture(params=["proc", "ps"])
