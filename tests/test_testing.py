@@ -495,6 +495,7 @@ class Application:
 
 
 SOON = {"after": 2, "over": 20}
+"""Enough for the accelerator, which is exact: those that need it have its mark."""
 
 
 @pytest.fixture
@@ -536,6 +537,7 @@ def test_what_is_gone_is_held_by_nobody():
         assert measured.holders(f"{__name__}.Nothing") == []
 
 
+@pytest.mark.accelerator
 def test_in_the_loop_that_runs(heap_leaks):
     """A coroutine asks where it is itself; what fails there fails as elsewhere."""
     app = Application()
@@ -550,6 +552,7 @@ def test_in_the_loop_that_runs(heap_leaks):
         asyncio.run(ask("/broken"))
 
 
+@pytest.mark.accelerator
 def test_what_our_client_logs_is_no_leak(heap_leaks, caplog):
     """Where INFO is logged, pytest keeps what httpx says of each request; what others say is there."""
     caplog.set_level(logging.INFO)
@@ -570,6 +573,7 @@ async def fails_to_start(scope, receive, send):
     raise OSError("no database")
 
 
+@pytest.mark.accelerator
 def test_without_a_lifespan(heap_leaks, caplog):
     """An application that raises in it, or returns, is asked without one, as servers do; that it raised is said."""
     for app in (Application().asgi, returns):
@@ -580,6 +584,7 @@ def test_without_a_lifespan(heap_leaks, caplog):
         heap_leaks(fails_to_start).request("GET", "/clean").stays_flat(**SOON)
 
 
+@pytest.mark.accelerator
 def test_a_lifespan_is_around_the_requests(heap_leaks):
     """An application that has one has started before the first request, and ends after the last."""
     course = []
@@ -597,6 +602,7 @@ def test_a_lifespan_is_around_the_requests(heap_leaks):
     assert course == ["startup", "shutdown"]
 
 
+@pytest.mark.accelerator
 def test_what_is_asked_for_is_sent(heap_leaks):
     """JSON and its header, another status, a path by number: one that is wrong fails the test."""
     app = heap_leaks(Application().wsgi)
