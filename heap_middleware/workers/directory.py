@@ -110,7 +110,7 @@ class WorkersDirectory:
         self._take()
         path = self.file("worker")
         write_whole(path, encode(snapshot), self.file("new"), news)
-        if self._users is not None:
+        if self._users is not None:  # pragma: no branch - Windows knows no users
             self._users.add(path.lstat().st_uid)
 
     def published(self) -> Counters | None:

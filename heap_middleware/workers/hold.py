@@ -43,11 +43,12 @@ class Hold:
 
     def close(self) -> None:
         """Hold it no longer."""
-        if self._changing.acquire(timeout=_LONG):  # in a forked child, a thread that is none may have it
-            try:
-                self._close()
-            finally:
-                self._changing.release()
+        if not self._changing.acquire(timeout=_LONG):
+            return  # in a forked child, a thread that is none may have it
+        try:
+            self._close()
+        finally:
+            self._changing.release()
 
     def _open(self) -> None:
         try:

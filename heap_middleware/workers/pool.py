@@ -196,10 +196,10 @@ class WorkerPool:
 
     def forget(self) -> None:
         """Close what a forked child has of its parent's: nobody is to take the one for the other."""
-        if self._bell is not None:
-            self._bell.close()
         if self._directory is not None:
             self._directory.forget()
+        if self._bell is not None:
+            self._bell.close()
 
     def _started(self) -> WorkersDirectory:
         try:

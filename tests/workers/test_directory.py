@@ -346,6 +346,48 @@ def test_an_archive_alone_that_is_removed_is_written_anew(host):
     assert len(host.rejected) == 1
 
 
+def test_a_scrape_fails_where_it_could_not_be_written_anew(host, emptied, monkeypatch):
+    """While others have the lock: it is tried again the next time, and fewer counts are not shown meanwhile."""
+    mine, sibling = emptied
+    say(host, mine, 2, 11)
+    monkeypatch.setattr(module, "_TAKE_WAIT", 0.05)
+    with (host.path / "lock").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            mine.gather(patient=True)
+    assert mine.gather(patient=True).counters.endpoints()[ROUTE].requests == 78
+    # The siblings have all of it by now: there is nothing left to write.
+    host.requests(sibling)
+    assert len(host.rejected) == 1
+
+
+def test_who_remembers_nothing_of_value_writes_nothing(host):
+    """A removed directory, and all who were read have said it again: nothing is written, nothing is told."""
+    mine, sibling = host.publish(2, 10), host.publish(4, 20)
+    assert host.requests(mine) == 30
+    for path in host.path.iterdir():
+        path.unlink()
+    say(host, sibling, 4, 21)
+    say(host, mine, 2, 11)
+    assert host.requests(mine) == 32
+    assert host.rejected == []
+
+
+def test_the_archive_has_meanwhile_what_is_remembered_of_a_sibling(host):
+    """It said its last word into the directory that was made anew, and was archived there."""
+    mine, sibling = host.publish(2, 10), host.publish(4, 20)
+    assert host.requests(mine) == 30
+    for path in host.path.iterdir():
+        path.unlink()
+    say(host, sibling, 4, 21)
+    other = host.publish(5, 1)
+    del host.running[4]
+    other.fold()
+    say(host, mine, 2, 11)
+    assert host.requests(mine) == 33
+    assert host.rejected == []
+
+
 def test_root_does_not_take_it_from_another_user(host):
     """A shell of root's with the service's environment stays out, as any other service does."""
     host.publish(2, 10)
