@@ -4,6 +4,7 @@ Exit codes: 0 for done, 2 for what cannot be done, said in one line on standard 
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,22 +26,29 @@ _INTERRUPTED: Final = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without dots and crosses shows question marks
     try:
         if options.command == "top":
-            return _top(options)
-        sys.stdout.write(shipped(RULES if options.command == "rules" else DASHBOARD))
+            _top(options)
+        else:
+            sys.stdout.write(shipped(RULES if options.command == "rules" else DASHBOARD))
         sys.stdout.flush()
     except CommandError as error:
         print(f"heap-middleware: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"heap-middleware: cannot write: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        return 2
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
 
 
-def _top(options: argparse.Namespace) -> int:
+def _top(options: argparse.Namespace) -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise CommandError(f"top needs {' and '.join(missing)}: pip install 'heap_middleware[cli]'")
@@ -54,7 +62,6 @@ def _top(options: argparse.Namespace) -> int:
             once(page, as_json=options.json, sort=options.sort, limit=options.limit)
         else:
             watch(page, as_json=options.json, sort=options.sort, interval=options.interval)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

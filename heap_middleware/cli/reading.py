@@ -1,5 +1,6 @@
 """What a metrics page says, as figures: routes, types, workers, and the middleware's own cost."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -121,7 +122,11 @@ def _samples(text: str) -> "defaultdict[str, list[Sample]]":
     try:
         for family in text_string_to_metric_families(lines + "\n"):
             for sample in family.samples:
+                if not math.isfinite(sample.value):
+                    raise NotOurs(f"is not a metrics page as it should be: {sample.name} is {sample.value}")
                 found[sample.name].append(sample)
+    except NotOurs:
+        raise
     except (ValueError, KeyError, IndexError) as error:
         raise NotOurs(f"is not a metrics page as it should be: {error}") from error
     return found

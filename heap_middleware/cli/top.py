@@ -38,8 +38,8 @@ def watch(page: Page, *, as_json: bool, sort: str, interval: float) -> None:
     if as_json:
         while True:
             _print_json(page, view.found())
-            time.sleep(interval)
-            view.read()
+            while not _reads(view, interval):
+                pass
     console = Console()
     with (
         keys() as wait,
@@ -54,6 +54,17 @@ def watch(page: Page, *, as_json: bool, sort: str, interval: float) -> None:
                     return
                 view.press(pressed)
             view.try_to_read()
+
+
+def _reads(view: "_View", interval: float) -> bool:
+    """Wait and read once more; a service that is deployed anew comes back, and until then a line says why not."""
+    time.sleep(interval)
+    try:
+        view.read()
+    except CommandError as error:
+        print(f"heap-middleware: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 class _View:

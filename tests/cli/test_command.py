@@ -289,3 +289,30 @@ def test_json_has_all_rows(pages, capsys):
     pages.body = TWO_WORKERS.encode()
     assert main(["top", pages.url, "--once", "--json", "--limit", "1"]) == 0
     assert len(json.loads(capsys.readouterr().out)["routes"]) == 2
+
+
+def test_figures_that_are_none_are_said(pages, capsys):
+    """A page with NaN is not taken for figures."""
+    pages.body = TWO_WORKERS.replace("16000000.0", "NaN").encode()
+    assert main(["top", pages.url, "--once", "--json"]) == 2
+    assert "heap_size_bytes_total is nan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["rules"], ["top", "{url}", "--once"]])
+def test_a_full_disk_has_one_line(pages, arguments):
+    """What cannot be written is said, with exit code 2."""
+    pages.body = TWO_WORKERS.encode()
+    command = [sys.executable, "-m", "heap_middleware", *(part.format(url=pages.url) for part in arguments)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr) == (2, "heap-middleware: cannot write: No space left on device\n")
+
+
+def test_a_terminal_of_ascii_shows_what_it_can(pages):
+    """Dots and crosses become question marks."""
+    pages.body = TWO_WORKERS.encode()
+    command = [sys.executable, "-m", "heap_middleware", "top", pages.url, "--once"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GET /leakable" in done.stdout

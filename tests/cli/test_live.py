@@ -169,6 +169,19 @@ def test_control_c_gives_the_terminal_back(pages: Any) -> None:
     assert "\x1b[?1049l" in said  # the screen that was there before
 
 
+def test_json_goes_on_after_a_reading_that_failed(pages: Any) -> None:
+    """A service that is deployed anew: what failed is a line on standard error, and the next readings come."""
+    pages.body = b'heap_middleware_info{version="1",backend="native",census="tracked",python="3"} 1.0\n'
+    terminal = Terminal(pages.url, "--json", "--interval", "0.1")
+    terminal.child.expect(r'\{"url": .*\}\r\n', timeout=SECONDS)
+    pages.status = 503
+    terminal.child.expect(r"heap-middleware: \S+ answers 503", timeout=SECONDS)
+    pages.status = 200
+    terminal.child.expect(r'\{"url": .*\}\r\n', timeout=SECONDS)
+    terminal.child.sendintr()
+    assert terminal.end() == 130
+
+
 def test_json_line_by_line(pages: Any) -> None:
     """Without --once, --json is one line each interval, at once and not when a buffer is full."""
     pages.body = b'heap_middleware_info{version="1",backend="native",census="tracked",python="3"} 1.0\n'
