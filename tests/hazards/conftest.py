@@ -18,7 +18,7 @@ from heap_middleware import accelerator
 from heap_middleware.heap import holders
 
 HERE = Path(__file__).parent
-RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "6"))
+RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "4"))
 FORKS = int(os.environ.get("HEAP_MIDDLEWARE_FORKS", "100"))
 
 

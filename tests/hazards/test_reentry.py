@@ -9,7 +9,7 @@ import pytest
 
 from heap_middleware.exposition.requests import PageRequest
 
-RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "6"))
+RACE_SECONDS = float(os.environ.get("HEAP_MIDDLEWARE_RACE_SECONDS", "4"))
 """600 in the soak."""
 
 
