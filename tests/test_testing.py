@@ -709,3 +709,10 @@ def test_a_mark_that_is_wrong(positional, named, says):
     """It says what is allowed."""
     with pytest.raises(pytest.UsageError, match=re.escape(says)):
         Ceiling.of(positional, named)
+
+
+def test_what_is_not_installed_is_named(heap_leaks, monkeypatch):
+    """An ASGI application is asked by Starlette's client; who has none is told so."""
+    monkeypatch.setitem(sys.modules, "starlette.testclient", None)
+    with pytest.raises(SettingsError, match="heap_leaks needs starlette and httpx"):
+        heap_leaks(fails_to_start).request("GET", "/").stays_flat(**SOON)

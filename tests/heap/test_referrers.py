@@ -228,3 +228,13 @@ def test_the_dead_stay_dead(tmp_path):
     quick = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run(command, cwd=tmp_path, env=quick, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_a_harmful_module_is_known_by_its_namespace():
+    """Of `_asyncio` CPython's own walk brings dead futures back; what its module holds is in its namespace."""
+    import _asyncio
+
+    from heap_middleware.heap.references import _harmless
+
+    assert _harmless(_asyncio) == [vars(_asyncio)]
+    assert _harmless([_asyncio]) == [_asyncio]

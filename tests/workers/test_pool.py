@@ -666,3 +666,19 @@ def test_a_forked_child_closes_what_it_has_of_its_parents(monitor, tmp_path):
         held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
         os._exit(sum(path.startswith(str(tmp_path)) for path in held))
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_child_of_who_never_published_has_nothing_to_close(tmp_path, monkeypatch):
+    """Neither of one that has served nothing, nor of one that has no pipe, nor of a monitor that is gone."""
+    unstarted = HeapMonitor(settings(tmp_path / "unstarted"))
+    unstarted._workers.forget()
+    assert not (tmp_path / "unstarted").exists()
+    started = HeapMonitor(settings(tmp_path / "started"))
+    started._workers.start()
+    started._workers._bell = None
+    started._workers.forget()
+    monkeypatch.setattr(publisher._publisher, "pools_of_parent", lambda: [lambda: None])
+    monkeypatch.setattr(publisher, "_publisher", publisher._publisher)
+    publisher.forget_in_child()
+    serve(started)
+    assert requests(page(started)) == 1
