@@ -1,5 +1,6 @@
 """The command line as a script uses it: what it prints, and what it exits with."""
 
+import io
 import json
 import os
 import subprocess
@@ -316,3 +317,10 @@ def test_a_terminal_of_ascii_shows_what_it_can(pages):
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "GET /leakable" in done.stdout
+
+
+def test_a_stream_of_my_own_is_written_to(monkeypatch):
+    """Whatever has taken the place of standard output."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert main(["rules"]) == 0
+    assert sys.stdout.getvalue().startswith("#")
