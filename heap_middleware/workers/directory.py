@@ -262,13 +262,17 @@ class WorkersDirectory:
     def _sweep_other_formats(self) -> None:
         """What services of other versions of this package left beside this directory, if none of them lives."""
         for other in self._path.parent.glob(f"{FORMAT_DIRECTORY}*"):
-            if other == self._path or is_held(other / "owner"):
-                continue
-            for entry in os.listdir(other):
-                if _OURS.fullmatch(entry) or entry in ("owner", "owner.new", "lock"):
-                    self._sweep(other / entry)
-            with suppress(OSError):  # somebody else's files are in it
-                other.rmdir()
+            if other != self._path and not other.is_symlink():
+                with suppress(OSError):  # no directory, or somebody else's: it keeps nobody from his own
+                    self._sweep_other_format(other)
+
+    def _sweep_other_format(self, other: Path) -> None:
+        if is_held(other / "owner"):
+            return
+        for entry in os.listdir(other):
+            if _OURS.fullmatch(entry) or entry in ("owner", "owner.new", "lock"):
+                self._sweep(other / entry)
+        other.rmdir()
 
     def _owner(self) -> Process | None:
         found = self._read(self._path / "owner", any_service=True)

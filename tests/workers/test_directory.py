@@ -416,13 +416,16 @@ def test_files_of_other_versions_are_swept_away_once_nobody_holds_them(tmp_path)
     living = old.publish(2, 10)
     (tmp_path / "format-theirs").mkdir()
     (tmp_path / "format-theirs" / "file").touch()
+    (tmp_path / "format-file").touch()
+    (tmp_path / "format-link").symlink_to(old.path)
     assert new.requests(new.publish(3, 1)) == 1
     assert old.requests(living) == 10
     del living
     for path in new.path.iterdir():
         path.unlink()
     assert new.requests(new.publish(4, 1)) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["format-9", "format-theirs"]
+    kept = ["format-9", "format-file", "format-link", "format-theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
     assert (tmp_path / "format-theirs" / "file").exists()
 
 
